@@ -21,11 +21,12 @@ from numpy.lib.stride_tricks import as_strided
 
 
 class _Layer(object):
-    """What every layer is. A layer says by `parameter_names` what SGD trains, and by `state_names` what else is saved."""
+    """What every layer is: `parameter_names` says what SGD trains, `state_names` what else is saved."""
 
     parameter_names = ()      # attributes trained by SGD; each has its gradient in the attribute NAME_grad
     state_names = ()          # attributes that training sets in another way, e.g. running statistics
     decayed_names = ()        # the parameters that weight decay shrinks
+    augments = False          # True: varies its input at random when training, which prediction may use for several views
     training = True           # False: evaluation mode, see Network.eval
     needs_input_grad = True   # False: nothing before this layer is trained, so dE/d(input) is not computed
     _memory = None
@@ -64,10 +65,11 @@ class _Layer(object):
                              % (type(self).__name__, np.shape(output_grad), shape))
         return values
 
-    def _check(self, input, shape):
-        """Raise unless `input` is a float array of shape (N,) + `shape`, where None stands for any length."""
+    def _check(self, input, shape=None):
+        """Raise unless `input` is a float array, and of shape (N,) + `shape` where given; None stands for any length."""
         input_shape = np.shape(input)
-        if len(input_shape) != len(shape) + 1 or any(s not in (None, i) for s, i in zip(shape, input_shape[1:])):
+        if shape is not None and (len(input_shape) != len(shape) + 1 or any(
+                s not in (None, i) for s, i in zip(shape, input_shape[1:]))):
             raise ValueError('%s.forward got an input of shape %s, expected (N, %s)' % (
                 type(self).__name__, input_shape, ', '.join('any' if s is None else str(s) for s in shape)))
         if getattr(input, 'dtype', None) not in (np.float32, np.float64):
@@ -80,7 +82,7 @@ class _Layer(object):
 
 
 def _generator(rng):
-    """`rng`, or where it is None a new generator seeded by NumPy's global state, so that np.random.seed(0) fixes all."""
+    """`rng`, or where it is None a new generator that np.random.seed fixes, as the lab's template does."""
     return np.random.default_rng(np.random.randint(2 ** 31)) if rng is None else rng
 
 
@@ -118,7 +120,7 @@ class FullyConnected(_Layer):
         """(N, M) -> (N, D), None where it is not needed."""
         input, = self._recall(output_grad)
         self.weight_grad = input.T @ output_grad                          # dE/dw_ji = sum_n x_ni delta_nj
-        self.bias_grad = output_grad.sum(axis=0, keepdims=True)           # dE/dw_j0 = sum_n delta_nj
+        self.bias_grad = _column_sums(output_grad)                        # dE/dw_j0 = sum_n delta_nj
         if self.needs_input_grad:
             return output_grad @ self.weight.T.astype(output_grad.dtype, copy=False)   # dE/dx_i = sum_j w_ji delta_j
 
@@ -138,6 +140,7 @@ class ReLU(_Layer):
     """h(a) = max(0, a), h'(a) = 1 where a > 0, else 0."""
 
     def forward(self, input):
+        self._check(input)
         output = np.maximum(input, 0)
         return self._remember(output, output)
 
@@ -153,6 +156,7 @@ class LeakyReLU(_Layer):
         self.slope = slope
 
     def forward(self, input):
+        self._check(input)
         return self._remember(np.where(input > 0, input, input.dtype.type(self.slope) * input), input)
 
     def backward(self, output_grad):
@@ -167,6 +171,7 @@ class Sigmoid(_Layer):
     """h(a) = 1 / (1 + exp(-a)), h'(a) = h(a) (1 - h(a))."""
 
     def forward(self, input):
+        self._check(input)
         output = 0.5 * np.tanh(0.5 * input) + 0.5        # the same function, but it cannot overflow
         return self._remember(output, output)
 
@@ -179,6 +184,7 @@ class Tanh(_Layer):
     """h(a) = tanh(a), h'(a) = 1 - h(a)^2."""
 
     def forward(self, input):
+        self._check(input)
         output = np.tanh(input)
         return self._remember(output, output)
 
@@ -203,7 +209,7 @@ def _target_matrix(target, shape, dtype):
         raise ValueError('target: got shape %s and dtype %s, expected one-hot rows %s or integer labels (%d,)' % (
             target.shape, target.dtype, shape, rows))
     matrix = target.astype(dtype)
-    wrong = np.flatnonzero((abs(matrix.sum(axis=1) - 1) > 1e-4) | (matrix.min(axis=1) < 0))
+    wrong = np.flatnonzero(~((abs(matrix.sum(axis=1) - 1) <= 1e-4) & (matrix.min(axis=1) >= 0)))     # NaN is wrong, too
     if wrong.size:
         raise ValueError('target: row %d sums to %g, its least entry is %g; expected a one-hot row' % (
             wrong[0], matrix[wrong[0]].sum(), matrix[wrong[0]].min()))
@@ -290,7 +296,7 @@ class SquaredError(_Layer):
 
 
 class PixelScaling(_Layer):
-    """Integer pixels 0..255 -> float32 (pixel / 255 - mean) / std; floats pass as they are. No gradient flows to pixels."""
+    """Integer pixels 0..255 -> float32 (pixel / 255 - mean) / std; floats pass as they are."""
 
     def __init__(self, mean=0.0, std=1.0):
         self.mean, self.std = mean, std
@@ -301,7 +307,8 @@ class PixelScaling(_Layer):
         if not np.issubdtype(input.dtype, np.integer):
             return self._remember(input)
         if input.dtype != np.uint8 and input.size and (input.min() < 0 or input.max() > 255):
-            raise ValueError('PixelScaling.forward got pixels from %d to %d, expected 0..255' % (input.min(), input.max()))
+            raise ValueError('PixelScaling.forward got pixels from %d to %d, expected 0..255' % (
+                input.min(), input.max()))
         output = np.multiply(input, np.float32(1 / (255 * self.std)), dtype=np.float32)
         output -= np.float32(self.mean / self.std)
         return self._remember(output)
@@ -321,7 +328,6 @@ class Reshape(_Layer):
         self.shape = shape
 
     def forward(self, input):
-        self.output_shape(input.shape[1:])
         return self._remember(input.reshape((len(input),) + self.output_shape(input.shape[1:])), input.shape)
 
     def backward(self, output_grad):
@@ -341,7 +347,7 @@ class Flatten(_Layer):
     """(N, ...) -> (N, D)."""
 
     def forward(self, input):
-        return self._remember(input.reshape(len(input), -1), input.shape)
+        return self._remember(input.reshape((len(input),) + self.output_shape(input.shape[1:])), input.shape)
 
     def backward(self, output_grad):
         input_shape, = self._recall(output_grad)
@@ -363,6 +369,7 @@ class Dropout(_Layer):
         self.p, self.rng = p, _generator(rng)
 
     def forward(self, input):
+        self._check(input)
         if not self.training:
             return self._remember(input, None)
         mask = self.rng.random(input.shape, dtype=np.float32) >= self.p
@@ -402,7 +409,7 @@ class BatchNorm(_Layer):
         if self.training:
             if len(rows) < 2:
                 raise ValueError('BatchNorm.forward got a single row in training: its variance is not defined')
-            mean = rows.mean(axis=0, keepdims=True)
+            mean = _column_sums(rows) / len(rows)
         centred = rows - mean.astype(input.dtype, copy=False)
         if self.training:
             var = _column_products(centred, centred) / len(rows)
@@ -420,7 +427,7 @@ class BatchNorm(_Layer):
     def backward(self, output_grad):
         centred, inverse_std, scale, training = self._recall(output_grad)
         delta = output_grad.reshape(-1, self.features)
-        self.bias_grad = delta.sum(axis=0, keepdims=True)                         # dE/dbias = sum_r delta_r
+        self.bias_grad = _column_sums(delta)                                      # dE/dbias = sum_r delta_r
         self.weight_grad = _column_products(delta, centred) * inverse_std         # dE/dweight = sum_r delta_r xhat_r
         if not training:
             return output_grad * scale
@@ -439,6 +446,11 @@ class BatchNorm(_Layer):
 
     def __repr__(self):
         return 'BatchNorm(%d)' % self.features
+
+
+def _column_sums(rows):
+    """sum_r rows[r, d]: (R, D) -> (1, D). On many short rows twice as fast as sum(axis=0)."""
+    return np.ones((1, len(rows)), rows.dtype) @ rows
 
 
 def _column_products(first, second):
@@ -473,26 +485,24 @@ class Conv2d(_Layer):
         """(N, H, W, C) -> (N, H, W, O)."""
         self._check(input, (None, None, self.in_channels))
         windows = self._windows(input)
-        output = self._correlate(windows, self.weight.astype(input.dtype, copy=False))
-        output += self.bias.astype(input.dtype, copy=False)
+        output = self._correlate(windows, self.weight, self.bias)
         return self._remember(output, windows)
 
     def backward(self, output_grad):
         """(N, H, W, O) -> (N, H, W, C), None where it is not needed."""
         windows, = self._recall(output_grad)
-        weight = self.weight.astype(output_grad.dtype, copy=False)
-        weight_grad = np.zeros((weight[..., 0].size, self.out_channels), output_grad.dtype)
+        weight_grad = 0
         for images, patches in self._patches(windows):                     # dE/dw = sum over places of window * delta
-            weight_grad += patches.T @ output_grad[images].reshape(-1, self.out_channels)
-        self.weight_grad = weight_grad.reshape(weight.shape)
-        self.bias_grad = output_grad.reshape(-1, self.out_channels).sum(axis=0, keepdims=True)
+            weight_grad = weight_grad + patches.T @ output_grad[images].reshape(-1, self.out_channels)
+        self.weight_grad = weight_grad.reshape(self.weight.shape)
+        self.bias_grad = _column_sums(output_grad.reshape(-1, self.out_channels))
         if self.needs_input_grad:
             # What place p gave to place p + d comes back from p + d to p: the same sum with the window turned round
-            turned = weight[::-1, ::-1].transpose(0, 1, 3, 2)
-            return self._correlate(self._windows(output_grad), np.ascontiguousarray(turned))
+            turned = self.weight[::-1, ::-1].transpose(0, 1, 3, 2)
+            return self._correlate(self._windows(output_grad), turned)
 
     def _windows(self, images):
-        """(N, H, W, C) -> (N, H, W, k, k*C): a view of the zero-padded images, window [n, y, x, u] is k*C numbers long."""
+        """(N, H, W, C) -> (N, H, W, k, k*C), a view of the zero-padded images: [n, y, x] is the window around y, x."""
         rows, height, width, channels = images.shape
         k = self.kernel_size
         padded = np.zeros((rows, height + k - 1, width + k - 1, channels), images.dtype)
@@ -508,12 +518,16 @@ class Conv2d(_Layer):
             block = windows[start:start + step]
             yield slice(start, start + step), block.reshape(-1, block.shape[3] * block.shape[4])
 
-    def _correlate(self, windows, weight):
-        """(N, H, W, k, k*C) windows and (k, k, C, O) weights -> (N, H, W, O)."""
-        output = np.empty(windows.shape[:3] + weight.shape[3:], windows.dtype)
-        matrix = weight.reshape(-1, weight.shape[3])
+    def _correlate(self, windows, weight, bias=None):
+        """(N, H, W, k, k*C) windows, (k, k, C, O) weights, (1, O) bias -> (N, H, W, O)."""
+        channels = weight.shape[3]
+        output = np.empty(windows.shape[:3] + (channels,), windows.dtype)
+        matrix = weight.astype(windows.dtype, copy=False).reshape(-1, channels)
         for images, patches in self._patches(windows):
-            np.matmul(patches, matrix, out=output[images].reshape(-1, weight.shape[3]))
+            block = output[images].reshape(-1, channels)
+            np.matmul(patches, matrix, out=block)
+            if bias is not None:
+                block += bias
         return output
 
     def output_shape(self, input_shape):
@@ -529,35 +543,50 @@ class Conv2d(_Layer):
 class MaxPool2d(_Layer):
     """The greatest of each 2 x 2 square; the gradient goes to where it stood, the first place if there are several.
 
-    (N, H, W, C) -> (N, H//2, W//2, C): the last row or column of an odd side is left out, as in PyTorch.
+    (N, H, W, C) -> (N, H//2, W//2, C): the last row or column of an odd side is left out, as in PyTorch; with
+    ceil_mode it is kept, as a square cut off by the border. First the greater of two neighbours in a row is taken, then
+    the greater of two such in neighbouring rows.
     """
+
+    def __init__(self, ceil_mode=False):
+        self.ceil_mode = ceil_mode
 
     def forward(self, input):
         self._check(input, (None, None, None))
-        first, second, third, fourth = self._corners(input)
-        output = np.maximum(np.maximum(first, second), np.maximum(third, fourth))
-        return self._remember(output, input, output)
+        shape = input.shape
+        if self.ceil_mode:      # a border pixel's copy is never the first to be greatest, so it gets no gradient
+            input = np.pad(input, ((0, 0), (0, shape[1] % 2), (0, shape[2] % 2), (0, 0)), mode='edge')
+        left, right = self._pairs(input, 2)
+        greater = np.maximum(left, right)
+        top, bottom = self._pairs(greater, 1)
+        return self._remember(np.maximum(top, bottom), shape, input.shape, left >= right, top >= bottom)
 
     def backward(self, output_grad):
-        input, output = self._recall(output_grad)
-        input_grad = np.zeros_like(input)
-        remaining = output_grad.copy()      # what no corner has taken yet
-        for corner, corner_grad in zip(self._corners(input), self._corners(input_grad)):
-            np.multiply(remaining, corner == output, out=corner_grad)
-            remaining -= corner_grad        # exact: each element is taken whole or not at all
-        return input_grad
+        shape, padded_shape, left_wins, top_wins = self._recall(output_grad)
+        greater_grad = np.zeros(left_wins.shape, output_grad.dtype)
+        input_grad = np.zeros(padded_shape, output_grad.dtype)
+        for grad, first_wins, pair in ((output_grad, top_wins, self._pairs(greater_grad, 1)),
+                                       (greater_grad, left_wins, self._pairs(input_grad, 2))):
+            np.multiply(grad, first_wins, out=pair[0])
+            np.subtract(grad, pair[0], out=pair[1])      # exact: the one got all of it or nothing
+        return input_grad[:, :shape[1], :shape[2]]
 
     @staticmethod
-    def _corners(images):
-        """The four corners of every square, as views (N, H//2, W//2, C)."""
-        height, width = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
-        return [images[:, y:height:2, x:width:2] for y in (0, 1) for x in (0, 1)]
+    def _pairs(images, axis):
+        """The first and the second of each two neighbours along an axis, as views."""
+        end = images.shape[axis] // 2 * 2
+        before = (slice(None),) * axis
+        return images[before + (slice(0, end, 2),)], images[before + (slice(1, end, 2),)]
 
     def output_shape(self, input_shape):
         if len(input_shape) != 3:
             raise ValueError('%r expects images (N, H, W, C), got an input of shape (N, %s)' % (
                 self, ', '.join(map(str, input_shape))))
-        return (input_shape[0] // 2, input_shape[1] // 2, input_shape[2])
+        more = 1 if self.ceil_mode else 0
+        return ((input_shape[0] + more) // 2, (input_shape[1] + more) // 2, input_shape[2])
+
+    def __repr__(self):
+        return 'MaxPool2d(%s)' % ('ceil_mode=True' if self.ceil_mode else '')
 
 
 class Augment(_Layer):
@@ -570,6 +599,8 @@ class Augment(_Layer):
     Takes (N, S*S) or (N, S, S, 1) with blank borders: a place outside the image reads as the nearest border pixel.
     """
 
+    augments = True
+
     def __init__(self, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0, rng=None):
         self.rotation, self.scale, self.shear, self.shift, self.elastic = rotation, scale, shear, shift, elastic
         self.rng = _generator(rng)
@@ -577,7 +608,7 @@ class Augment(_Layer):
     def forward(self, input):
         if not self.training:
             return self._remember(input, None)
-        size = int(round(np.sqrt(input[0].size)))
+        size = int(round(np.sqrt(np.prod(input.shape[1:]))))
         y, x = np.clip(self._places(len(input), size), 0, size - 1.001)     # read each pixel from place (y, x)
         top, left = y.astype(np.int32), x.astype(np.int32)
         down, right = y - top, x - left                                     # how far towards the next pixel

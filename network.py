@@ -5,7 +5,9 @@
     net.backward()                                   # every layer's weight_grad and bias_grad
     net.update(0.1)                                  # w <- w - 0.1 dE/dw
 """
+import argparse
 import collections
+import concurrent.futures
 import contextlib
 import copy
 import ctypes
@@ -13,12 +15,12 @@ import glob
 import json
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 
-from layer import FullyConnected, PixelScaling, ReLU, SoftmaxWithLoss
+from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, MaxPool2d, PixelScaling, ReLU, Reshape,
+                   SoftmaxWithLoss)
 
 CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Balanced's order of the 47 labels
 
@@ -29,7 +31,7 @@ Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
 class Network(object):
     """Layers in a row with a loss at the end.
 
-    Network() is the lab's own network, 784-512-256-47 with ReLU, its layers reachable as fc1, act1, fc2, act2, fc3, loss.
+    Network() is the lab's own network, 784-512-256-47 with ReLU; its layers are fc1, act1, fc2, act2, fc3 and loss.
     Network([layer, ...], loss) chains any layers; ValueError if an output does not fit the next layer's input.
 
     With shards > 1 each batch is cut into that many parts, which run at the same time, each in a thread with one BLAS
@@ -47,19 +49,24 @@ class Network(object):
             self.fc3 = FullyConnected(256, 47, rng)
             layers = [self.scale, self.fc1, self.act1, self.fc2, self.act2, self.fc3]
         self.layers = list(layers)
+        if len(set(map(id, self.layers))) < len(self.layers):
+            raise ValueError('a layer stands in the network twice: it can remember the input of one place only')
         self.loss = loss or SoftmaxWithLoss()
         self.shards = shards
         self.velocity = {}      # SGD's memory, by the parameter's name
+        self._shares = [1.0]    # the part of the last batch's rows that each shard got
         self.history = []       # one record an epoch, see fit
         self._shapes()          # refuses layers that do not fit
         self._chains = [(self.layers, self.loss)] + [
             ([copy.copy(layer) for layer in self.layers], copy.copy(self.loss)) for _ in range(shards - 1)]
-        self._pool = ThreadPoolExecutor(min(shards, os.cpu_count() or 1)) if shards > 1 else None
-        for layers, _ in self._chains:
-            for layer in layers:     # dE/d(input) is wanted only behind the first layer that is trained
-                layer.needs_input_grad = False
-                if layer.parameter_names:
-                    break
+        self._pool = concurrent.futures.ThreadPoolExecutor(min(shards, os.cpu_count() or 1)) if shards > 1 else None
+        for shard, (layers, _) in enumerate(self._chains):
+            trained = False
+            for layer in layers:
+                layer.needs_input_grad = trained     # dE/d(input) is wanted only behind the first layer that is trained
+                trained = trained or bool(layer.parameter_names)
+                if shard and hasattr(layer, 'rng'):  # no two threads may draw from one generator
+                    layer.rng = np.random.default_rng(layer.rng.integers(2 ** 31))
 
     # Forward, backward, update ---------------------------------------------------------------------------------------
 
@@ -100,9 +107,10 @@ class Network(object):
         """
         for name, index, attribute in self._named('parameter_names'):
             layer = self.layers[index]
-            weight, grad = getattr(layer, attribute), getattr(layer, attribute + '_grad')
+            weight, grad = np.ascontiguousarray(getattr(layer, attribute)), getattr(layer, attribute + '_grad')
             if grad is None:
                 raise RuntimeError('update was called before backward: %s has no gradient yet' % name)
+            setattr(layer, attribute, weight)      # the same array, unless it was a transposed view
             if momentum and name not in self.velocity:
                 self.velocity[name] = np.zeros_like(weight)
             arrays = [array.reshape(-1) for array in (weight, grad, self.velocity.get(name, grad))]
@@ -113,10 +121,12 @@ class Network(object):
                          nesterov=nesterov, weight_decay=decay)
 
     def _run(self, function, *arrays):
-        """[function(layers, loss, part of each array)] for the shards, side by side; no arrays: for the last forward's."""
+        """[function(layers, loss, part of each array)] for each shard, side by side; no arrays: of the last batch."""
         if arrays:
-            shards = max(1, min(self.shards, len(arrays[0]) // 2))     # two rows each at least, for BatchNorm's variance
+            shards = max(1, min(self.shards, len(arrays[0]) // 2))     # BatchNorm needs two rows
             self._shares = [len(part) / float(max(1, len(arrays[0]))) for part in np.array_split(arrays[0], shards)]
+            self._chains = [(layers, copy.copy(self.loss) if shard else self.loss)
+                            for shard, (layers, _) in enumerate(self._chains)]
             for layers, _ in self._chains[1:shards]:
                 for layer, twin in zip(self.layers, layers):
                     for name in layer.parameter_names + layer.state_names + ('training',):
@@ -128,6 +138,7 @@ class Network(object):
         with blas_threads(1):
             futures = [self._pool.submit(function, *(self._chains[i] + tuple(part[i] for part in parts)))
                        for i in range(shards)]
+            concurrent.futures.wait(futures)      # all of them, even if one raises
             return [future.result() for future in futures]
 
     def _gather(self, index, attribute):
@@ -170,31 +181,43 @@ class Network(object):
                 for layer in layers + [loss]:
                     layer._memory = None
 
-    def predict(self, input, batch_size=500):
-        """Rows (N, ...) -> predictions (N, K) of the loss, e.g. probabilities, in evaluation mode; any N, also 0."""
+    def predict(self, input, batch_size=500, views=1):
+        """Rows (N, ...) -> predictions (N, K) of the loss, e.g. probabilities, in evaluation mode; any N, also 0.
+
+        With views > 1 the mean over that many views of each row: the row itself, and as Augment varies it in training.
+        """
         def run(layers, loss, input):
             for layer in layers:
                 input = layer.forward(input)
             return loss.predict(input)
 
-        with self._evaluation():
-            return np.concatenate([predict for start in range(0, max(1, len(input)), batch_size)
-                                   for predict in self._run(run, input[start:start + batch_size])])
+        total = 0
+        for view in range(views):
+            with self._evaluation():
+                if view:
+                    self._reseed([view])
+                    for layer in self.layers:
+                        layer.training = layer.augments
+                total = total + np.concatenate([predict for start in range(0, max(1, len(input)), batch_size)
+                                                for predict in self._run(run, input[start:start + batch_size])])
+        return total / views
 
     def evaluate(self, data, label, batch_size=500):
         """Rows (N, ...) and labels (N,) -> Score in evaluation mode."""
         with self._evaluation():
             return self._epoch(data, label, np.arange(len(data)), batch_size)
 
-    def train_epoch(self, data, label, batch_size, lr, rng, **sgd):
+    def train_epoch(self, data, label, batch_size, lr, rng, after_step=None, **sgd):
         """One pass over all rows in an order drawn from `rng`, one step of SGD a batch -> Score in training mode.
 
         lr is a number, or a function of the part of the epoch that is done, 0..1. `sgd`: the other arguments of update.
-        FloatingPointError when the loss is not finite.
+        after_step() is called after each step. FloatingPointError when the loss is not finite.
         """
         def step(done):
             self.backward()
             self.update(lr(done) if callable(lr) else lr, **sgd)
+            if after_step:
+                after_step()
 
         self.train()
         return self._epoch(data, label, rng.permutation(len(data)), batch_size, step)
@@ -213,40 +236,59 @@ class Network(object):
             predicted.append(predict.argmax(axis=1))
         return score(total_loss / len(order), np.concatenate(predicted), label[order])
 
-    def fit(self, train, validation, epochs, batch_size, lr, schedule=None, seed=0, checkpoint=None,
+    def fit(self, train, validation, epochs, batch_size, lr, schedule=None, seed=0, ema_decay=0.0, checkpoint=None,
             on_epoch=None, **sgd):
         """Train for `epochs` epochs and keep the weights of the epoch with the best balanced validation accuracy.
 
         train and validation are (data, label) pairs; without validation (None) the last epoch's weights stay.
         schedule(part of the training that is done, 0..1) is the factor on lr, 1 where it is None.
-        Every random number of an epoch comes from (seed, epoch). With a `checkpoint` path everything is saved there after
-        each epoch; where that file exists already the training goes on from it, and ends with the same bits.
-        on_epoch(record) is called after each epoch; the records are in self.history. When training ends early, by an
-        exception or Ctrl-C, the best weights so far are put in place before the exception goes on.
+        With ema_decay d > 0 the weights that are validated and kept are an exponential moving average over the steps,
+        average <- d average + (1 - d) w (Polyak, Juditsky 1992; d grows to its value as the average fills).
+        Every random number of an epoch comes from (seed, epoch). With a `checkpoint` path everything is saved there
+        after each epoch; where that file exists the training goes on from it, and ends with the same bits.
+        on_epoch(record) is called after each epoch; the records are in self.history. When training ends early, by
+        an exception or Ctrl-C, the best weights so far are put in place before the exception goes on.
         """
-        settings = '%r, %d rows, %d epochs of batches of %d, lr %r %s, seed %r, %r' % (
-            self, len(train[0]), epochs, batch_size, lr, getattr(schedule, '__name__', ''), seed, sorted(sgd.items()))
-        self.history, self.velocity, best = [], {}, {}
+        settings = '%r, %d rows, %d epochs of batches of %d, lr %r %s, seed %r, ema_decay %r, %r' % (
+            self, len(train[0]), epochs, batch_size, lr, getattr(schedule, '__name__', ''), seed, ema_decay,
+            sorted(sgd.items()))
+        self.history, self.velocity = [], {}
+        last, best = self.arrays(), {}
+        average, steps = ({name: array.copy() for name, array in last.items()} if ema_decay else {}), 0
         if checkpoint and os.path.exists(checkpoint):
-            best = self._resume(checkpoint, settings)
+            average, best = self._resume(checkpoint, settings)
+
+        def accumulate():
+            nonlocal steps
+            steps += 1
+            share = 1 - min(ema_decay, steps / (steps + 10.0))
+            for name, array in self.arrays().items():
+                average[name] += share * (array - average[name])
+
         try:
             for epoch in range(len(self.history) + 1, epochs + 1):
-                started = time.time()
+                started, steps = time.time(), (epoch - 1) * -(-len(train[0]) // batch_size)
                 self._reseed([seed, epoch])
-                rate = lambda done: lr * (schedule((epoch - 1 + done) / epochs) if schedule else 1)
                 try:
-                    training = self.train_epoch(*train, batch_size=batch_size, lr=rate,
-                                                rng=np.random.default_rng([seed, epoch]), **sgd)
+                    training = self.train_epoch(
+                        *train, batch_size=batch_size, rng=np.random.default_rng([seed, epoch]),
+                        lr=lambda done: lr * (schedule((epoch - 1 + done) / epochs) if schedule else 1),
+                        after_step=accumulate if ema_decay else None, **sgd)
+                    last = {name: array.copy() for name, array in self.arrays().items()}
+                    if not all(np.isfinite(array).all() for array in last.values()):
+                        raise FloatingPointError('a weight is not finite after the last batch: lower the learning rate')
+                    self._set(average or last, 'the average')
+                    validated = self.evaluate(*validation)._asdict() if validation else None
                 except FloatingPointError as error:
                     raise FloatingPointError('epoch %d: %s' % (epoch, error))
-                validated = self.evaluate(*validation) if validation else training
-                if not validation or validated.balanced_accuracy > max(
+                if not validation or validated['balanced_accuracy'] > max(
                         [record['validation']['balanced_accuracy'] for record in self.history] or [-1]):
                     best = {name: array.copy() for name, array in self.arrays().items()}
+                self._set(last, 'the last weights')
                 self.history.append({'epoch': epoch, 'epochs': epochs, 'seconds': time.time() - started,
-                                     'train': training._asdict(), 'validation': validated._asdict()})
+                                     'train': training._asdict(), 'validation': validated})
                 if checkpoint:
-                    self._checkpoint(checkpoint, settings, best)
+                    self._checkpoint(checkpoint, settings, average, best)
                 if on_epoch:
                     on_epoch(self.history[-1])
         finally:
@@ -289,16 +331,17 @@ class Network(object):
         """Read what `save` wrote; ValueError, with nothing changed, where the file is not of this network."""
         self._set(read_npz(path), path)
 
-    def _checkpoint(self, path, settings, best):
+    def _checkpoint(self, path, settings, average, best):
         about = json.dumps({'settings': settings, 'history': self.history})
         arrays = {'about': np.array(about)}
-        for kind, values in (('last', self.arrays()), ('best', best), ('velocity', self.velocity)):
+        for kind, values in (('last', self.arrays()), ('average', average), ('best', best),
+                             ('velocity', self.velocity)):
             arrays.update(('%s %s' % (kind, name), array) for name, array in values.items())
         with replacing(path) as file:
             np.savez(file, **arrays)
 
     def _resume(self, path, settings):
-        """Put a checkpoint's weights, velocities and history in place; return the best weights so far."""
+        """Put a checkpoint's weights, velocities and history in place; return the average's and the best weights so far."""
         arrays = read_npz(path)
         about = json.loads(str(arrays.pop('about', '{}')))
         if about.get('settings') != settings:
@@ -310,7 +353,7 @@ class Network(object):
             kinds[kind][name] = array
         self._set(kinds['last'], path)
         self.velocity, self.history = kinds['velocity'], about['history']
-        return kinds['best']
+        return kinds['average'], kinds['best']
 
     def _shapes(self):
         """[the output's shape of each layer, without N]; ValueError, naming the layer, where two do not fit."""
@@ -353,11 +396,40 @@ def score(loss, predicted, label):
 
 
 def one_cycle(done, warm_up=0.2):
-    """Factor on the learning rate: up from 1/25 to 1 in the first part of the training, down to 0 in the rest, straight.
+    """Factor on the learning rate: from 1/25 up to 1 in the first part of the training, then straight down to 0.
 
     After Smith, Topin: Super-Convergence, 2017 (arXiv:1708.07120).
     """
     return 0.04 + 0.96 * done / warm_up if done < warm_up else (1 - done) / (1 - warm_up)
+
+
+def balance(predict, label):
+    """Predictions (N, K) of a network trained on classes as frequent as in `label`, for classes that are all alike.
+
+    Bayes: p(class | image) is proportional to p(image | class) p(class), so divide by the training's p(class).
+    """
+    frequency = np.bincount(label, minlength=predict.shape[1]) / float(len(label))
+    weighted = predict / np.maximum(frequency, 1.0 / len(label)).astype(predict.dtype)
+    return weighted / weighted.sum(axis=1, keepdims=True)
+
+
+def epoch_line(record):
+    """An epoch's record as the line that the lab prints after each epoch, with the balanced accuracy and the time."""
+    train, validation = record['train'], record['validation']
+    line = 'Epoch:%3d |Train Loss:%8.4f |Train Acc:%8.4f' % (record['epoch'], train['loss'], train['accuracy'])
+    if validation:
+        line += ' |Val Loss:%8.4f |Val Acc:%8.4f |Balanced:%8.4f' % (
+            validation['loss'], validation['accuracy'], validation['balanced_accuracy'])
+    return line + ' |Time:%6.1f s' % record['seconds']
+
+
+def split_rows(count, validation_count, seed):
+    """0..count-1 shuffled and cut in two -> (train rows, validation rows); no row is in both."""
+    if not 0 < validation_count < count:
+        raise ValueError('cannot keep %d of %d rows for validation: make val_image_num smaller' % (
+            validation_count, count))
+    order = np.random.default_rng(seed).permutation(count)
+    return order[:-validation_count], order[-validation_count:]
 
 
 @contextlib.contextmanager
@@ -391,7 +463,7 @@ def _openblas(name, found={}):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A binary file beside `path` that takes its place, whole, when all is written; on an error `path` stays as it was."""
+    """A binary file beside `path` that takes its place when all is written; on an error `path` stays as it was."""
     beside = '%s.%d.part' % (path, os.getpid())
     try:
         with open(beside, 'wb') as file:
@@ -407,7 +479,7 @@ def replacing(path):
 def read_npz(path):
     """{name: array} of an .npz file; ValueError in one sentence where it is not one. Pickled objects are refused."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, 'rb') as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
@@ -416,15 +488,22 @@ def read_npz(path):
 
 
 def read_csv(path, columns):
-    """The rows of a CSV file without header: (N, columns) uint8. ValueError naming the file and what is wrong with it."""
+    """The rows of a CSV file without header: (N, columns) uint8. ValueError naming the file and what is wrong."""
+    parts = []
     try:
-        rows = pd.read_csv(path, header=None, dtype=np.uint8).values
+        with contextlib.closing(pd.read_csv(path, header=None, dtype=np.int64, chunksize=5000)) as reader:
+            for part in reader:
+                if part.values.min() < 0 or part.values.max() > 255:     # pandas before 2.0 would wrap them round
+                    raise ValueError('rows %d..%d have numbers from %d to %d' % (
+                        part.index[0] + 1, part.index[-1] + 1, part.values.min(), part.values.max()))
+                parts.append(part.values.astype(np.uint8, order='C'))
     except (ValueError, OverflowError, pd.errors.ParserError) as error:
         raise ValueError('%s: expected rows of %d integers 0..255 with commas between and no header: %s' % (
             path, columns, error))
+    rows = np.concatenate(parts)
     if rows.shape[1] != columns:
         raise ValueError('%s: got %d columns, expected %d' % (path, rows.shape[1], columns))
-    return np.ascontiguousarray(rows)
+    return rows
 
 
 def write_submission(path, predicted):
@@ -432,3 +511,69 @@ def write_submission(path, predicted):
     text = pd.DataFrame({'Category': np.asarray(predicted).astype(int)}).to_csv(index=True, index_label='Id')
     with replacing(path) as file:
         file.write(text.encode('ascii'))
+
+
+# The network for the leaderboard ---------------------------------------------------------------------------------------
+
+def character_network(rng=None):
+    """Five convolutions and two fully connected layers, for the rows of 784 pixels; 0.8 million parameters."""
+    rng = np.random.default_rng(0) if rng is None else rng
+
+    def convolution(inputs, outputs, *pool):
+        return [Conv2d(inputs, outputs, rng=rng)] + list(pool) + [BatchNorm(outputs), ReLU()]
+
+    layers = [PixelScaling(), Augment(rotation=10, scale=0.1, shear=0.12, shift=1.2, elastic=0.6, rng=rng),
+              Reshape(28, 28, 1)]
+    layers += convolution(1, 32, MaxPool2d())                              # 28 x 28 -> 14 x 14
+    layers += convolution(32, 64) + convolution(64, 64, MaxPool2d())       # 14 x 14 -> 7 x 7
+    layers += convolution(64, 128) + convolution(128, 128, MaxPool2d(ceil_mode=True))     # 7 x 7 -> 4 x 4
+    layers += [Flatten(), Dropout(0.3, rng), FullyConnected(4 * 4 * 128, 256, rng), BatchNorm(256), ReLU(),
+               Dropout(0.3, rng), FullyConnected(256, 47, rng)]
+    return Network(layers, SoftmaxWithLoss(label_smoothing=0.1), shards=2)
+
+
+CHARACTER_TRAINING = {'epochs': 36, 'batch_size': 128, 'lr': 0.1, 'schedule': one_cycle, 'ema_decay': 0.999,
+                      'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4}
+
+
+def main():
+    """Train the network for the leaderboard from scratch, or go on where it was stopped, and write the submission."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('--data', default='data', help='folder of train.csv and test.csv (default: data)')
+    parser.add_argument('--validation', type=int, default=8000, metavar='ROWS',
+                        help='rows kept for validation, 0 to train on all (default: 8000)')
+    parser.add_argument('--epochs', type=int, default=CHARACTER_TRAINING['epochs'], help='default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='default: 0')
+    parser.add_argument('--checkpoint', default='training.npz', help='saved every epoch (default: training.npz)')
+    parser.add_argument('--weights', default='character_network.npz', help='default: character_network.npz')
+    parser.add_argument('--submission', default='DLAD-test-predict.csv', help='default: DLAD-test-predict.csv')
+    options = parser.parse_args()
+
+    rows = read_csv(os.path.join(options.data, 'train.csv'), 785)
+    test = read_csv(os.path.join(options.data, 'test.csv'), 784)
+    data, label = rows[:, 1:], rows[:, 0].astype(int)
+    train, validation = (data, label), None
+    if options.validation:
+        chosen, kept = split_rows(len(data), options.validation, 0)
+        train, validation = (data[chosen], label[chosen]), (data[kept], label[kept])
+    net = character_network(np.random.default_rng(options.seed))
+    print(net, flush=True)
+
+    def on_epoch(record):
+        left = (record['epochs'] - record['epoch']) * record['seconds'] / 60
+        print('%s |%4.0f min left' % (epoch_line(record), left), flush=True)
+
+    net.fit(train, validation, seed=options.seed, checkpoint=options.checkpoint, on_epoch=on_epoch,
+            **dict(CHARACTER_TRAINING, epochs=options.epochs))
+    net.save(options.weights, np.float16)
+    net.load(options.weights)       # what is predicted with is what was saved
+    if validation:
+        predict = balance(net.predict(validation[0], views=16), train[1])
+        print('Validation with 16 views and even classes: %.2f %%, balanced %.2f %%' % score(
+            0, predict.argmax(axis=1), validation[1])[1:])
+    write_submission(options.submission, balance(net.predict(test, views=16), train[1]).argmax(axis=1))
+    print('Wrote %s and %s' % (options.weights, options.submission))
+
+
+if __name__ == '__main__':
+    main()
