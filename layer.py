@@ -77,6 +77,10 @@ class _Layer(object):
                             'put PixelScaling() first, or convert with astype'
                             % (type(self).__name__, getattr(input, 'dtype', type(input).__name__)))
 
+    def _refuse(self, input_shape, expected):
+        raise ValueError('%r expects %s, got an input of shape (N, %s)' % (
+            self, expected, ', '.join(map(str, input_shape))))
+
     def __repr__(self):
         return type(self).__name__ + '()'
 
@@ -126,8 +130,7 @@ class FullyConnected(_Layer):
 
     def output_shape(self, input_shape):
         if input_shape != (self.in_features,):
-            raise ValueError('%r expects %d features, got an input of shape (N, %s)' % (
-                self, self.in_features, ', '.join(map(str, input_shape))))
+            self._refuse(input_shape, '%d features' % self.in_features)
         return (self.out_features,)
 
     def __repr__(self):
@@ -336,25 +339,21 @@ class Reshape(_Layer):
 
     def output_shape(self, input_shape):
         if int(np.prod(input_shape)) != int(np.prod(self.shape)):
-            raise ValueError('%r cannot take an input of shape (N, %s)' % (self, ', '.join(map(str, input_shape))))
+            self._refuse(input_shape, '%d numbers a row' % np.prod(self.shape))
         return self.shape
 
     def __repr__(self):
         return 'Reshape%s' % (self.shape,)
 
 
-class Flatten(_Layer):
+class Flatten(Reshape):
     """(N, ...) -> (N, D)."""
-
-    def forward(self, input):
-        return self._remember(input.reshape((len(input),) + self.output_shape(input.shape[1:])), input.shape)
-
-    def backward(self, output_grad):
-        input_shape, = self._recall(output_grad)
-        return output_grad.reshape(input_shape)
 
     def output_shape(self, input_shape):
         return (int(np.prod(input_shape)),)
+
+    def __repr__(self):
+        return 'Flatten()'
 
 
 class Dropout(_Layer):
@@ -440,8 +439,7 @@ class BatchNorm(_Layer):
 
     def output_shape(self, input_shape):
         if input_shape[-1:] != (self.features,):
-            raise ValueError('%r expects %d features on the last axis, got an input of shape (N, %s)' % (
-                self, self.features, ', '.join(map(str, input_shape))))
+            self._refuse(input_shape, '%d features on the last axis' % self.features)
         return input_shape
 
     def __repr__(self):
@@ -532,8 +530,7 @@ class Conv2d(_Layer):
 
     def output_shape(self, input_shape):
         if len(input_shape) != 3 or input_shape[2] != self.in_channels:
-            raise ValueError('%r expects images (N, H, W, %d), got an input of shape (N, %s)' % (
-                self, self.in_channels, ', '.join(map(str, input_shape))))
+            self._refuse(input_shape, 'images (N, H, W, %d)' % self.in_channels)
         return input_shape[:2] + (self.out_channels,)
 
     def __repr__(self):
@@ -580,8 +577,7 @@ class MaxPool2d(_Layer):
 
     def output_shape(self, input_shape):
         if len(input_shape) != 3:
-            raise ValueError('%r expects images (N, H, W, C), got an input of shape (N, %s)' % (
-                self, ', '.join(map(str, input_shape))))
+            self._refuse(input_shape, 'images (N, H, W, C)')
         more = 1 if self.ceil_mode else 0
         return ((input_shape[0] + more) // 2, (input_shape[1] + more) // 2, input_shape[2])
 

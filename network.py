@@ -423,6 +423,13 @@ def epoch_line(record):
     return line + ' |Time:%6.1f s' % record['seconds']
 
 
+def history_table(history):
+    """The records of fit as a table, a row an epoch: epoch, seconds, train_loss, ..., validation_balanced."""
+    return pd.DataFrame([dict([('epoch', record['epoch']), ('seconds', round(record['seconds'], 1))] + [
+        ('%s_%s' % (part, name.split('_')[0]), round(value, 4)) for part in ('train', 'validation')
+        for name, value in sorted((record[part] or {}).items())]) for record in history])
+
+
 def split_rows(count, validation_count, seed):
     """0..count-1 shuffled and cut in two -> (train rows, validation rows); no row is in both."""
     if not 0 < validation_count < count:
@@ -567,6 +574,8 @@ def main():
             **dict(CHARACTER_TRAINING, epochs=options.epochs))
     net.save(options.weights, np.float16)
     net.load(options.weights)       # what is predicted with is what was saved
+    with replacing(os.path.splitext(options.weights)[0] + '.csv') as file:
+        file.write(history_table(net.history).to_csv(index=False).encode('ascii'))
     if validation:
         predict = balance(net.predict(validation[0], views=16), train[1])
         print('Validation with 16 views and even classes: %.2f %%, balanced %.2f %%' % score(

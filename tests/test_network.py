@@ -745,8 +745,10 @@ def test_the_command_trains_writes_and_resumes(tmp_path, monkeypatch, capsys):
     for _ in range(2):      # the second time there is nothing left to train
         network.main()
         outputs.append([line for line in capsys.readouterr().out.splitlines() if line.startswith('Epoch:')])
-        files.append([open_bytes(name) for name in ('DLAD-test-predict.csv', 'character_network.npz')])
+        files.append([open_bytes(name) for name in ('DLAD-test-predict.csv', 'character_network.npz',
+                                                     'character_network.csv')])
     assert [len(lines) for lines in outputs] == [1, 0] and files[0] == files[1]
     assert re.match(br'Id,Category\n(\d,\d+\n){5}$', files[0][0])
-    assert sorted(os.listdir('.')) == ['DLAD-test-predict.csv', 'character_network.npz', 'test.csv', 'train.csv',
-                                       'training.npz']
+    assert files[0][2].startswith(b'epoch,seconds,train_accuracy,train_balanced,train_loss,validation_accuracy,')
+    assert sorted(os.listdir('.')) == ['DLAD-test-predict.csv', 'character_network.csv', 'character_network.npz',
+                                       'test.csv', 'train.csv', 'training.npz']
