@@ -560,13 +560,18 @@ class MaxPool2d(_Layer):
 
     def backward(self, output_grad):
         shape, padded_shape, left_wins, top_wins = self._recall(output_grad)
-        greater_grad = np.zeros(left_wins.shape, output_grad.dtype)
-        input_grad = np.zeros(padded_shape, output_grad.dtype)
-        for grad, first_wins, pair in ((output_grad, top_wins, self._pairs(greater_grad, 1)),
-                                       (greater_grad, left_wins, self._pairs(input_grad, 2))):
-            np.multiply(grad, first_wins, out=pair[0])
-            np.subtract(grad, pair[0], out=pair[1])      # exact: the one got all of it or nothing
+        greater_grad = self._share(output_grad, top_wins, padded_shape[1], 1)
+        input_grad = self._share(greater_grad, left_wins, padded_shape[2], 2)
         return input_grad[:, :shape[1], :shape[2]]
+
+    def _share(self, grad, first_wins, length, axis):
+        """The gradient of each pair's greater to the one that is it; `length` along the axis, 0 where it is left over."""
+        result = np.empty(grad.shape[:axis] + (length,) + grad.shape[axis + 1:], grad.dtype)
+        result[(slice(None),) * axis + (slice(length // 2 * 2, None),)] = 0
+        first, second = self._pairs(result, axis)
+        np.multiply(grad, first_wins, out=first)
+        np.subtract(grad, first, out=second)      # exact: the first got all of it or nothing
+        return result
 
     @staticmethod
     def _pairs(images, axis):

@@ -12,8 +12,10 @@ import contextlib
 import copy
 import ctypes
 import glob
+import io
 import json
 import os
+import re
 import time
 
 import numpy as np
@@ -191,7 +193,7 @@ class Network(object):
                 input = layer.forward(input)
             return loss.predict(input)
 
-        total = 0
+        total, views = 0, views if any(layer.augments for layer in self.layers) else 1
         for view in range(views):
             with self._evaluation():
                 if view:
@@ -309,9 +311,8 @@ class Network(object):
         return collections.OrderedDict((name, getattr(self.layers[index], attribute)) for kind in (
             'parameter_names', 'state_names') for name, index, attribute in self._named(kind))
 
-    def _set(self, arrays, origin):
-        """Copy arrays by name into the network's own; ValueError, with nothing changed, unless all of them fit."""
-        own = self.arrays()
+    def _check(self, arrays, origin, own):
+        """ValueError unless `arrays` has the names, shapes and kinds of `own`, which are this network's."""
         if set(arrays) != set(own):
             raise ValueError('%s is of another network: it lacks %s and has %s besides' % (
                 origin, sorted(set(own) - set(arrays)) or 'nothing', sorted(set(arrays) - set(own)) or 'nothing'))
@@ -319,6 +320,11 @@ class Network(object):
             if arrays[name].shape != array.shape or arrays[name].dtype.kind != 'f':
                 raise ValueError('%s: %s is %s of shape %s, expected floats of shape %s' % (
                     origin, name, arrays[name].dtype, arrays[name].shape, array.shape))
+
+    def _set(self, arrays, origin):
+        """Copy arrays by name into the network's own; ValueError, with nothing changed, unless all of them fit."""
+        own = self.arrays()
+        self._check(arrays, origin, own)
         for name, array in own.items():
             array[...] = arrays[name]
 
@@ -351,6 +357,10 @@ class Network(object):
         for name, array in arrays.items():
             kind, name = name.split(' ', 1)
             kinds[kind][name] = array
+        own, trained = self.arrays(), [name for name, _, _ in self._named('parameter_names')]
+        for kind, names in (('average', own), ('best', own), ('velocity', trained)):
+            if kinds[kind]:
+                self._check(kinds[kind], '%s, %s' % (path, kind), {name: own[name] for name in names})
         self._set(kinds['last'], path)
         self.velocity, self.history = kinds['velocity'], about['history']
         return kinds['average'], kinds['best']
@@ -478,8 +488,11 @@ def replacing(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        raise OSError(error.errno, '%s: nothing was written, free space there or choose another folder' %
+                      error.strerror, path)
     finally:
-        if os.path.exists(beside):
+        if os.path.lexists(beside):
             os.remove(beside)
 
 
@@ -487,37 +500,97 @@ def read_npz(path):
     """{name: array} of an .npz file; ValueError in one sentence where it is not one. Pickled objects are refused."""
     try:
         with open(path, 'rb') as stream, np.load(stream, allow_pickle=False) as file:
+            damaged = file.zip.testzip()      # NumPy alone reads as many bytes as a damaged header claims, unchecked
+            if damaged:
+                raise ValueError('the checksum of %s does not fit' % damaged)
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
     except Exception as error:      # zipfile, zlib and NumPy raise a dozen kinds for a damaged file
-        raise ValueError('%s is not a whole .npz file of arrays: %s' % (path, error))
+        raise ValueError('%s is not a whole .npz file of arrays (%s): fetch it again, or train anew' % (
+            path, re.split(r'[.:]?\s*\n|[.:] ', str(error))[0] or type(error).__name__))
 
 
 def read_csv(path, columns):
-    """The rows of a CSV file without header: (N, columns) uint8. ValueError naming the file and what is wrong."""
-    parts = []
+    """The rows of a CSV file of integers 0..255 without header: (N, columns) uint8. ValueError names the first bad line."""
+    rows, number = bytearray(), 1
     try:
-        with contextlib.closing(pd.read_csv(path, header=None, dtype=np.int64, chunksize=5000)) as reader:
-            for part in reader:
-                if part.values.min() < 0 or part.values.max() > 255:     # pandas before 2.0 would wrap them round
-                    raise ValueError('rows %d..%d have numbers from %d to %d' % (
-                        part.index[0] + 1, part.index[-1] + 1, part.values.min(), part.values.max()))
-                parts.append(part.values.astype(np.uint8, order='C'))
-    except (ValueError, OverflowError, pd.errors.ParserError) as error:
-        raise ValueError('%s: expected rows of %d integers 0..255 with commas between and no header: %s' % (
-            path, columns, error))
-    rows = np.concatenate(parts)
-    if rows.shape[1] != columns:
-        raise ValueError('%s: got %d columns, expected %d' % (path, rows.shape[1], columns))
-    return rows
+        file = open(path, 'rb')
+    except FileNotFoundError:
+        raise FileNotFoundError('%s is missing: copy it there, or make it with data/prepare.py' % path)
+    with file:
+        if file.read(3) != b'\xef\xbb\xbf':      # the byte order mark that some programs write
+            file.seek(0)
+        for lines in iter(lambda: file.readlines(2 ** 19), []):      # half a MB at a time, so that memory stays small
+            block = _parse(b''.join(lines), columns)
+            if block is None:
+                block = b''.join(_row(line, columns, '%s, line %d' % (path, number + index))
+                                 for index, line in enumerate(lines) if line.strip())
+            rows += block
+            number += len(lines)
+    if not rows:
+        raise ValueError('%s is empty, expected rows of %d integers: copy or download it again' % (path, columns))
+    return np.frombuffer(rows, np.uint8).reshape(-1, columns)
+
+
+def _parse(text, columns):
+    """Whole lines of integers 0..255 -> the integers, as bytes; None where anything else is in them."""
+    text = text.replace(b'\r\n', b'\n')
+    if text.translate(None, b'0123456789,\n'):      # pandas would read 3.0 as 3, and take more for line ends
+        return None
+    try:
+        block = pd.read_csv(io.BytesIO(text), header=None, dtype=np.int64).values
+    except (ValueError, OverflowError):      # pandas' own errors are ValueErrors
+        return None
+    # pandas before 1.2 may drop the end of a line that is too long, so the commas are counted
+    if block.shape[1] != columns or text.count(b',') != len(block) * (columns - 1) or (block < 0).any() or (
+            block > 255).any():
+        return None
+    return block.astype(np.uint8).tobytes()
+
+
+def _row(line, columns, place):
+    """One line as bytes, in quotes and with spaces as it may be -> its integers, as bytes; ValueError tells the fault."""
+    got = [field.strip(b' \t\r\n"') for field in line.split(b',')]
+    wrong = [index for index, field in enumerate(got) if not (
+        field.isdigit() and int(field.lstrip(b'0')[:4] or b'0') < 256)]
+    if len(got) == columns and not wrong:
+        return bytes(map(int, got))
+    fault = 'got %d fields' % len(got) if len(got) != columns else 'field %d is %r' % (
+        wrong[0] + 1, got[wrong[0]][:20].decode('latin-1'))
+    first = place.endswith(' line 1')
+    remedy = next(text for holds, text in (
+        (first and line.startswith((b'PK', b'\x1f\x8b')), 'it is a zip or gzip file, unpack it'),
+        (first and line.lstrip().startswith(b'<'), 'it is a web page, download the file again while signed in'),
+        (first and re.match(br'"?[A-Za-z]|,0,1,|0,1,2,3,', line), 'delete the header line'),
+        (abs(len(got) - columns) == 1, 'train.csv and test.csv may be swapped, or an index or a comma added'),
+        (not line.endswith(b'\n'), 'the file breaks off here, copy or download it again'),
+        (True, 'copy or download the file again')) if holds)
+    raise ValueError('%s: %s, expected %d integers 0..255 with commas between: %s' % (place, fault, columns, remedy))
+
+
+def read_train(path):
+    """train.csv -> its pixels (N, 784) uint8 and labels (N,), checked to be 0..46. ValueError as of read_csv."""
+    rows = read_csv(path, 1 + 28 * 28)
+    label = rows[:, 0].astype(int)
+    wrong = np.flatnonzero(label >= len(CLASS_NAMES))
+    if wrong.size:
+        raise ValueError('%s: row %d has the label %d, expected 0..%d: %s' % (
+            path, wrong[0] + 1, label[wrong[0]], len(CLASS_NAMES) - 1, 'its labels count from 1, subtract 1 from each'
+            if label.min() == 1 and label.max() == len(CLASS_NAMES) else 'it is not the data of this lab'))
+    return rows[:, 1:], label
 
 
 def write_submission(path, predicted):
     """Write predicted labels (N,) in the competition's format: the header Id,Category, then 0,label and so on."""
-    text = pd.DataFrame({'Category': np.asarray(predicted).astype(int)}).to_csv(index=True, index_label='Id')
+    predicted = np.asarray(predicted)
+    if predicted.ndim != 1 or not np.isin(predicted, np.arange(len(CLASS_NAMES))).all():
+        raise ValueError('%s was not written: got predictions of shape %s and dtype %s, expected labels 0..%d of shape '
+                         '(N,), as predict(...).argmax(axis=1) gives' % (
+                             path, predicted.shape, predicted.dtype, len(CLASS_NAMES) - 1))
+    lines = ['Id,Category'] + ['%d,%d' % row for row in enumerate(predicted)] + ['']
     with replacing(path) as file:
-        file.write(text.encode('ascii'))
+        file.write('\n'.join(lines).encode('ascii'))
 
 
 # The network for the leaderboard ---------------------------------------------------------------------------------------
@@ -556,9 +629,8 @@ def main():
     parser.add_argument('--submission', default='DLAD-test-predict.csv', help='default: DLAD-test-predict.csv')
     options = parser.parse_args()
 
-    rows = read_csv(os.path.join(options.data, 'train.csv'), 785)
+    data, label = read_train(os.path.join(options.data, 'train.csv'))
     test = read_csv(os.path.join(options.data, 'test.csv'), 784)
-    data, label = rows[:, 1:], rows[:, 0].astype(int)
     train, validation = (data, label), None
     if options.validation:
         chosen, kept = split_rows(len(data), options.validation, 0)
@@ -577,10 +649,10 @@ def main():
     with replacing(os.path.splitext(options.weights)[0] + '.csv') as file:
         file.write(history_table(net.history).to_csv(index=False).encode('ascii'))
     if validation:
-        predict = balance(net.predict(validation[0], views=16), train[1])
-        print('Validation with 16 views and even classes: %.2f %%, balanced %.2f %%' % score(
+        predict = balance(net.predict(validation[0], views=8), train[1])
+        print('Validation with 8 views and even classes: %.2f %%, balanced %.2f %%' % score(
             0, predict.argmax(axis=1), validation[1])[1:])
-    write_submission(options.submission, balance(net.predict(test, views=16), train[1]).argmax(axis=1))
+    write_submission(options.submission, balance(net.predict(test, views=8), train[1]).argmax(axis=1))
     print('Wrote %s and %s' % (options.weights, options.submission))
 
 
