@@ -87,7 +87,8 @@ def test_matrix_products_have_the_shapes_of_the_network(monkeypatch):
 @pytest.mark.parametrize('name', list(benchmark.NETS))
 def test_the_same_work_is_compared(name):
     pytest.importorskip('torch')
-    net, (pixels, label) = benchmark.NETS[name][0](), benchmark.random_rows(32)
+    make, batches = benchmark.NETS[name]
+    net, (pixels, label) = make(), benchmark.random_rows(batches[0])
     benchmark.check_same_loss(net, benchmark.TorchSide(net), pixels, label)
 
 
