@@ -26,7 +26,7 @@ class _Layer(object):
     parameter_names = ()      # attributes trained by SGD; each has its gradient in the attribute NAME_grad
     state_names = ()          # attributes that training sets in another way, e.g. running statistics
     decayed_names = ()        # the parameters that weight decay shrinks
-    augments = False          # True: varies its input at random when training, which prediction may use for several views
+    augments = False          # True: varies its input at random in training; predict can average such views
     training = True           # False: evaluation mode, see Network.eval
     needs_input_grad = True   # False: nothing before this layer is trained, so dE/d(input) is not computed
     _memory = None
@@ -66,7 +66,7 @@ class _Layer(object):
         return values
 
     def _check(self, input, shape=None):
-        """Raise unless `input` is a float array, and of shape (N,) + `shape` where given; None stands for any length."""
+        """Raise unless `input` is a float array, of shape (N,) + `shape` where given; None stands for any length."""
         input_shape = np.shape(input)
         if shape is not None and (len(input_shape) != len(shape) + 1 or any(
                 s not in (None, i) for s, i in zip(shape, input_shape[1:]))):
@@ -565,7 +565,7 @@ class MaxPool2d(_Layer):
         return input_grad[:, :shape[1], :shape[2]]
 
     def _share(self, grad, first_wins, length, axis):
-        """The gradient of each pair's greater to the one that is it; `length` along the axis, 0 where it is left over."""
+        """Each pair's gradient to the one that was greater, along an axis of `length`; 0 for one left over."""
         result = np.empty(grad.shape[:axis] + (length,) + grad.shape[axis + 1:], grad.dtype)
         result[(slice(None),) * axis + (slice(length // 2 * 2, None),)] = 0
         first, second = self._pairs(result, axis)

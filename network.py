@@ -26,6 +26,8 @@ from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,
 
 CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Balanced's order of the 47 labels
 
+CSV_BLOCK = 2 ** 22     # bytes of a CSV file that are parsed at a time, so that memory stays small
+
 # Mean loss of a row; percentage of rows predicted right; mean over the classes of that percentage
 Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
 
@@ -347,7 +349,7 @@ class Network(object):
             np.savez(file, **arrays)
 
     def _resume(self, path, settings):
-        """Put a checkpoint's weights, velocities and history in place; return the average's and the best weights so far."""
+        """Put a checkpoint's weights, velocities and history in place; return the average's and the best weights."""
         arrays = read_npz(path)
         about = json.loads(str(arrays.pop('about', '{}')))
         if about.get('settings') != settings:
@@ -435,9 +437,12 @@ def epoch_line(record):
 
 def history_table(history):
     """The records of fit as a table, a row an epoch: epoch, seconds, train_loss, ..., validation_balanced."""
-    return pd.DataFrame([dict([('epoch', record['epoch']), ('seconds', round(record['seconds'], 1))] + [
+    rows = [dict([('epoch', record['epoch']), ('seconds', round(record['seconds'], 1))] + [
         ('%s_%s' % (part, name.split('_')[0]), round(value, 4)) for part in ('train', 'validation')
-        for name, value in sorted((record[part] or {}).items())]) for record in history])
+        for name, value in sorted((record[part] or {}).items())]) for record in history]
+    columns = ['epoch', 'seconds'] + ['%s_%s' % (part, name.split('_')[0]) for part in ('train', 'validation')
+                                      for name in sorted(Score._fields)]
+    return pd.DataFrame(rows, columns=None if history else columns)      # none yet: an empty table
 
 
 def split_rows(count, validation_count, seed):
@@ -512,7 +517,7 @@ def read_npz(path):
 
 
 def read_csv(path, columns):
-    """The rows of a CSV file of integers 0..255 without header: (N, columns) uint8. ValueError names the first bad line."""
+    """The rows of a CSV file of integers 0..255, no header: (N, columns) uint8. ValueError names the first bad line."""
     rows, number = bytearray(), 1
     try:
         file = open(path, 'rb')
@@ -521,7 +526,7 @@ def read_csv(path, columns):
     with file:
         if file.read(3) != b'\xef\xbb\xbf':      # the byte order mark that some programs write
             file.seek(0)
-        for lines in iter(lambda: file.readlines(2 ** 19), []):      # half a MB at a time, so that memory stays small
+        for lines in iter(lambda: file.readlines(CSV_BLOCK), []):
             block = _parse(b''.join(lines), columns)
             if block is None:
                 block = b''.join(_row(line, columns, '%s, line %d' % (path, number + index))
@@ -543,14 +548,13 @@ def _parse(text, columns):
     except (ValueError, OverflowError):      # pandas' own errors are ValueErrors
         return None
     # pandas before 1.2 may drop the end of a line that is too long, so the commas are counted
-    if block.shape[1] != columns or text.count(b',') != len(block) * (columns - 1) or (block < 0).any() or (
-            block > 255).any():
+    if block.shape[1] != columns or text.count(b',') != len(block) * (columns - 1) or block.max() > 255:
         return None
     return block.astype(np.uint8).tobytes()
 
 
 def _row(line, columns, place):
-    """One line as bytes, in quotes and with spaces as it may be -> its integers, as bytes; ValueError tells the fault."""
+    """One line, perhaps with spaces or quotes -> its integers, as bytes; ValueError tells the fault and what to do."""
     got = [field.strip(b' \t\r\n"') for field in line.split(b',')]
     wrong = [index for index, field in enumerate(got) if not (
         field.isdigit() and int(field.lstrip(b'0')[:4] or b'0') < 256)]
@@ -593,7 +597,7 @@ def write_submission(path, predicted):
         file.write('\n'.join(lines).encode('ascii'))
 
 
-# The network for the leaderboard ---------------------------------------------------------------------------------------
+# The network for the leaderboard --------------------------------------------------------------------------------------
 
 def character_network(rng=None):
     """Five convolutions and two fully connected layers, for the rows of 784 pixels; 0.8 million parameters."""

@@ -4,8 +4,8 @@
     python report/experiments.py --only loss     the settings of one factor
 
 Every run starts from BASELINE and changes what its setting names. A row of the CSV is one run; it is written when the
-run is done, so that a stopped series goes on where it was. Accuracies are in percent; seconds are the processor's, so that
-other work on the machine does not count.
+run is done, so that a stopped series goes on where it was. Accuracies are in percent; seconds are the processor's, so
+that other work on the machine does not count.
 """
 import argparse
 import os
@@ -85,7 +85,8 @@ FACTORS = {
     'prediction': {'for even classes': {'even_classes': True},
                    'for even classes, gentle augmentation, 8 views': {
                        'augment': GENTLE, 'even_classes': True, 'views': 8}},
-    'convolution': {'16-32-64 channels': {'make': cnn}, '16-32-64 channels, no batch norm': {'make': cnn, 'norm': False},
+    'convolution': {'16-32-64 channels': {'make': cnn},
+                    '16-32-64 channels, no batch norm': {'make': cnn, 'norm': False},
                     '16-32-64 channels, gentle augmentation': {'make': cnn, 'augment': GENTLE}},
     'best fully connected': {'784-1024-1024-1024-47, all of the above, 30 epochs': dict(
         WIDE, epochs=30, loss=lambda: SoftmaxWithLoss(0.1), even_classes=True, views=8)},

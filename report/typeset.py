@@ -285,8 +285,8 @@ def derivation(facts):
         Paragraph('for its input and for each parameter; a relative error above %s fails. For this report a network of '
                   'two layers with ReLU and softmax was checked once more: over all its weights and biases the '
                   'greatest difference is %s. The checker itself was tested with layers broken on purpose, and noticed '
-                  'each. Two plain checks of the whole come before any training: the first loss is near $\\ln\\,47$, the '
-                  'price of knowing nothing, and twenty images can be learned by heart.' % (
+                  'each. Two plain checks of the whole come before any training: the first loss is near $\\ln\\,47$, '
+                  'the price of knowing nothing, and twenty images can be learned by heart.' % (
                       power_of_ten(TOLERANCE), power_of_ten(facts.gradient_error)))]
 
 

@@ -517,7 +517,8 @@ def test_interrupted_and_resumed_is_bit_identical_to_undisturbed(tmp_path, shard
 
 
 @pytest.mark.parametrize('changes', [{'lr': 0.06}, {'seed': 1}, {'epochs': 5}, {'batch_size': 15}, {'momentum': 0.8},
-                                     {'weight_decay': 0}, {'nesterov': True}, {'ema_decay': 0.9}, {'schedule': falling_off},
+                                     {'weight_decay': 0}, {'nesterov': True}, {'ema_decay': 0.9},
+                                     {'schedule': falling_off},
                                      {'train': data(49)}, {'net': cnn}], ids=repr)
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, changes):
     path = str(tmp_path / 'checkpoint.npz')
