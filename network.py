@@ -107,7 +107,8 @@ class Network(object):
     def update(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
         """One step of SGD, with torch.optim.SGD's definitions (Sutskever et al. 2013 for momentum and Nesterov).
 
-        Weight decay shrinks the weights of FullyConnected and Conv2d, not biases nor BatchNorm's parameters.
+        Weight decay shrinks the weights of FullyConnected and Conv2d, not biases nor BatchNorm's parameters; decaying
+        the biases too made no difference beyond the spread of the seeds (report/experiments.csv).
         """
         for name, index, attribute in self._named('parameter_names'):
             layer = self.layers[index]
