@@ -460,73 +460,90 @@ class Conv2d(_Layer):
     """a[y, x, o] = sum_u,v,c w[u, v, c, o] z[y + u - k//2, x + v - k//2, c] + b[o]: the same k x k window of weights
     at every place of the image, zeros outside it ("same" padding, stride 1), as LeCun et al. 1989.
 
-    weight (k, k, C, O), He initialisation with fan_in k*k*C; bias (1, O). k is odd.
+    weight (k, k, C, O), He initialisation with fan_in k*k*C; bias (1, O). k is 1, 3, 5 or 7. bias=False leaves b out,
+    e.g. before BatchNorm, which subtracts it again with the mean.
 
-    The work is a matrix product: the k x k x C window around each place is copied into a row of a matrix, which is
-    multiplied by the weights as a (k*k*C, O) matrix. A few images at a time, so that this matrix stays in the cache:
-    at 14 x 14 x 64 that runs at 90 % of the speed of the bare product.
+    How it is computed: v and c are summed by matrix products, whose rows are the k pixels side by side, (k*C,). For
+    the sum over u, down a column, see _toom_cook: strips of m = 10 - k outputs cost 9 multiplications instead of m*k.
+    For k = 3 that makes the layer 1.7 to 2 times as fast as with products over whole windows, and every value about
+    1e-5 of the greatest less exact in float32.
     """
 
-    parameter_names = ('weight', 'bias')
     decayed_names = ('weight',)
 
-    def __init__(self, in_channels, out_channels, kernel_size=3, rng=None):
-        if kernel_size % 2 != 1:
-            raise ValueError('Conv2d got kernel_size=%r, expected an odd number' % kernel_size)
+    def __init__(self, in_channels, out_channels, kernel_size=3, rng=None, bias=True):
+        if kernel_size not in (1, 3, 5, 7):
+            raise ValueError('Conv2d got kernel_size=%r, expected 1, 3, 5 or 7' % (kernel_size,))
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         shape = (kernel_size, kernel_size, in_channels, out_channels)
         self.weight = _he_normal(rng, shape, kernel_size * kernel_size * in_channels)
-        self.bias = np.zeros((1, out_channels), np.float32)
+        self.bias = np.zeros((1, out_channels), np.float32) if bias else None
+        self.parameter_names = ('weight', 'bias') if bias else ('weight',)
         self.weight_grad = self.bias_grad = None
 
     def forward(self, input):
         """(N, H, W, C) -> (N, H, W, O)."""
         self._check(input, (None, None, self.in_channels))
-        windows = self._windows(input)
-        output = self._correlate(windows, self.weight, self.bias)
-        return self._remember(output, windows)
+        return self._remember(self._correlate(input, self.weight, self.bias), input)
 
     def backward(self, output_grad):
         """(N, H, W, O) -> (N, H, W, C), None where it is not needed."""
-        windows, = self._recall(output_grad)
-        weight_grad = 0
-        for images, patches in self._patches(windows):                     # dE/dw = sum over places of window * delta
-            weight_grad = weight_grad + patches.T @ output_grad[images].reshape(-1, self.out_channels)
-        self.weight_grad = weight_grad.reshape(self.weight.shape)
-        self.bias_grad = _column_sums(output_grad.reshape(-1, self.out_channels))
+        input, = self._recall(output_grad)
+        A, _, G = _toom_cook(self.kernel_size, input.dtype)
+        product_grad = 0
+        for images, values in self._values(input, self.out_channels):
+            strips = self._strips(output_grad[images], 0)
+            delta = np.empty((9,) + strips.shape[:2] + strips.shape[3:], input.dtype)
+            np.matmul(A, strips, out=np.moveaxis(delta, 0, 2))
+            # dE/d(G w) = sum (B'z) (A delta)
+            product_grad = product_grad + values.transpose(0, 2, 1) @ delta.reshape(9, -1, self.out_channels)
+        self.weight_grad = np.tensordot(G.T, product_grad, 1).reshape(self.weight.shape)      # dE/dw = G' dE/d(G w)
+        if self.bias is not None:
+            self.bias_grad = _column_sums(output_grad.reshape(-1, self.out_channels))
         if self.needs_input_grad:
             # What place p gave to place p + d comes back from p + d to p: the same sum with the window turned round
-            turned = self.weight[::-1, ::-1].transpose(0, 1, 3, 2)
-            return self._correlate(self._windows(output_grad), turned)
+            return self._correlate(output_grad, self.weight[::-1, ::-1].transpose(0, 1, 3, 2))
 
-    def _windows(self, images):
-        """(N, H, W, C) -> (N, H, W, k, k*C), a view of the zero-padded images: [n, y, x] is the window around y, x."""
+    def _correlate(self, images, weight, bias=None):
+        """(N, H, W, C) images, (k, k, C, O) weights, (1, O) bias -> (N, H, W, O): a = A'((G w) * (B'z)) + b."""
+        (rows, height, width, _), outputs = images.shape, weight.shape[3]
+        A, _, G = _toom_cook(self.kernel_size, images.dtype)
+        matrices = np.tensordot(G, weight.astype(images.dtype, copy=False), 1).reshape(9, -1, outputs)
+        output = np.empty((rows, -(-height // len(A[0])), len(A[0]), width * outputs), images.dtype)
+        for part, values in self._values(images, outputs):
+            products = (values @ matrices).reshape((9,) + output[part].shape[:2] + (-1,))
+            np.matmul(A.T, np.moveaxis(products, 0, 2), out=output[part])
+            if bias is not None:
+                block = output[part].reshape(-1, outputs)
+                block += bias.astype(images.dtype, copy=False)
+        return output.reshape(rows, -1, width, outputs)[:, :height]
+
+    def _values(self, images, outputs):
+        """Yield (slice of images, B'z of their windows (9, places, k*C)) for a few images at a time, 4 MB or less."""
         rows, height, width, channels = images.shape
         k = self.kernel_size
-        padded = np.zeros((rows, height + k - 1, width + k - 1, channels), images.dtype)
-        padded[:, k // 2:k // 2 + height, k // 2:k // 2 + width] = images
+        _, B, _ = _toom_cook(k, images.dtype)
+        step = max(1, 2 ** 20 // (9 * -(-height // (10 - k)) * width * (k * channels + outputs)))
+        for start in range(0, rows, step):
+            strips = self._strips(images[start:start + step], k // 2)
+            values = B.T @ strips                                           # (n, strips, 9, (W + k - 1) * C)
+            n, s, i, c = values.strides
+            shape = (9,) + values.shape[:2] + (width, k * channels)
+            windows = as_strided(values, shape, (i, n, s, channels * c, c), writeable=False)
+            yield slice(start, start + len(strips)), windows.reshape(9, -1, k * channels)
+
+    def _strips(self, images, border):
+        """(n, H, W, C) -> (n, strips, m + 2 * border, (W + 2 * border) * C), a view of the zero-padded images."""
+        rows, height, width, channels = images.shape
+        m = 10 - self.kernel_size
+        strips = -(-height // m)
+        if not border and strips * m == height:
+            return images.reshape(rows, strips, m, -1)
+        padded = np.zeros((rows, strips * m + 2 * border, width + 2 * border, channels), images.dtype)
+        padded[:, border:border + height, border:border + width] = images
         n, y, x, c = padded.strides
-        return as_strided(padded, (rows, height, width, k, k * channels), (n, y, x, y, c), writeable=False)
-
-    @staticmethod
-    def _patches(windows):
-        """Yield (slice of images, their windows as the rows of a matrix (places, k*k*C)), about 1 MB at a time."""
-        step = max(1, 2 ** 18 * len(windows) // max(1, windows.size))
-        for start in range(0, len(windows), step):
-            block = windows[start:start + step]
-            yield slice(start, start + step), block.reshape(-1, block.shape[3] * block.shape[4])
-
-    def _correlate(self, windows, weight, bias=None):
-        """(N, H, W, k, k*C) windows, (k, k, C, O) weights, (1, O) bias -> (N, H, W, O)."""
-        channels = weight.shape[3]
-        output = np.empty(windows.shape[:3] + (channels,), windows.dtype)
-        matrix = weight.astype(windows.dtype, copy=False).reshape(-1, channels)
-        for images, patches in self._patches(windows):
-            block = output[images].reshape(-1, channels)
-            np.matmul(patches, matrix, out=block)
-            if bias is not None:
-                block += bias
-        return output
+        shape = (rows, strips, m + 2 * border, padded.shape[2] * channels)
+        return as_strided(padded, shape, (n, m * y, y, c), writeable=False)
 
     def output_shape(self, input_shape):
         if len(input_shape) != 3 or input_shape[2] != self.in_channels:
@@ -534,15 +551,38 @@ class Conv2d(_Layer):
         return input_shape[:2] + (self.out_channels,)
 
     def __repr__(self):
-        return 'Conv2d(%d, %d, kernel_size=%d)' % (self.in_channels, self.out_channels, self.kernel_size)
+        return 'Conv2d(%d, %d, kernel_size=%d%s)' % (self.in_channels, self.out_channels, self.kernel_size,
+                                                    '' if self.bias is not None else ', bias=False')
+
+
+def _toom_cook(k, dtype, found={}):
+    """-> A (9, m), B (9, 9), G (9, k) with a = A'((G w) * (B'z)) for a_y = sum_u w_u z_{y+u}, m = 10 - k outputs.
+
+    A polynomial of degree 8 is determined by its values at 8 points and its leading coefficient, its "value at
+    infinity". To multiply polynomials of m and k coefficients, take both to values (A, G), multiply those, and go back
+    to coefficients (Lagrange, B): s = B((A r) * (G w)), 9 multiplications instead of m k. The sum above is this map's
+    transpose with respect to r. Toom 1963, Cook 1966; for networks Lavin, Gray 2015 (arXiv:1509.09308).
+    """
+    if (k, dtype) not in found:
+        points = np.array([0, 1, -1, 2, -2, 0.5, -0.5, 0.75])
+        others = [np.delete(points, i) for i in range(8)]
+        B = np.zeros((9, 9))
+        B[:8, :8] = np.transpose([np.poly(rest)[::-1] for rest in others])      # prod (x - q), q the other points
+        B[:, 8] = np.poly(points)[::-1]
+        denominators = np.array([[np.prod(p - rest)] for p, rest in zip(points, others)])
+        A, G = [np.vstack([np.vander(points, size, increasing=True), np.eye(size)[-1:]]) for size in (10 - k, k)]
+        G[:8] /= denominators
+        found[k, dtype] = A.astype(dtype), B.astype(dtype), G.astype(dtype)
+    return found[k, dtype]
 
 
 class MaxPool2d(_Layer):
-    """The greatest of each 2 x 2 square; the gradient goes to where it stood, the first place if there are several.
+    """The greatest of each 2 x 2 square; the gradient goes to where it stood, the first place column by
+    column if there are several.
 
     (N, H, W, C) -> (N, H//2, W//2, C): the last row or column of an odd side is left out, as in PyTorch; with
-    ceil_mode it is kept, as a square cut off by the border. First the greater of two neighbours in a row is taken, then
-    the greater of two such in neighbouring rows.
+    ceil_mode it is kept, as a square cut off by the border. First the greater of two neighbours in a column is taken,
+    then the greater of two such in neighbouring columns.
     """
 
     def __init__(self, ceil_mode=False):
@@ -553,15 +593,15 @@ class MaxPool2d(_Layer):
         shape = input.shape
         if self.ceil_mode:      # a border pixel's copy is never the first to be greatest, so it gets no gradient
             input = np.pad(input, ((0, 0), (0, shape[1] % 2), (0, shape[2] % 2), (0, 0)), mode='edge')
-        left, right = self._pairs(input, 2)
-        greater = np.maximum(left, right)
-        top, bottom = self._pairs(greater, 1)
-        return self._remember(np.maximum(top, bottom), shape, input.shape, left >= right, top >= bottom)
+        top, bottom = self._pairs(input, 1)
+        greater = np.maximum(top, bottom)
+        left, right = self._pairs(greater, 2)
+        return self._remember(np.maximum(left, right), shape, input.shape, top >= bottom, left >= right)
 
     def backward(self, output_grad):
-        shape, padded_shape, left_wins, top_wins = self._recall(output_grad)
-        greater_grad = self._share(output_grad, top_wins, padded_shape[1], 1)
-        input_grad = self._share(greater_grad, left_wins, padded_shape[2], 2)
+        shape, padded_shape, top_wins, left_wins = self._recall(output_grad)
+        greater_grad = self._share(output_grad, left_wins, padded_shape[2], 2)
+        input_grad = self._share(greater_grad, top_wins, padded_shape[1], 1)
         return input_grad[:, :shape[1], :shape[2]]
 
     def _share(self, grad, first_wins, length, axis):

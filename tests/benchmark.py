@@ -64,9 +64,9 @@ def convolutional():
     rng = np.random.default_rng(0)
     return network.Network([
         PixelScaling(), Reshape(28, 28, 1),
-        Conv2d(1, 32, rng=rng), MaxPool2d(), BatchNorm(32), ReLU(),
-        Conv2d(32, 64, rng=rng), BatchNorm(64), ReLU(), MaxPool2d(),
-        Conv2d(64, 128, rng=rng), BatchNorm(128), ReLU(), MaxPool2d(), Flatten(),
+        Conv2d(1, 32, rng=rng, bias=False), BatchNorm(32), ReLU(), MaxPool2d(),
+        Conv2d(32, 64, rng=rng, bias=False), BatchNorm(64), ReLU(), MaxPool2d(),
+        Conv2d(64, 128, rng=rng, bias=False), BatchNorm(128), ReLU(), MaxPool2d(), Flatten(),
         FullyConnected(1152, 256, rng), BatchNorm(256), ReLU(), FullyConnected(256, CLASSES, rng)], shards=2)
 
 
@@ -201,7 +201,8 @@ def torch_model(net):
     torch = optional('torch')
     nn, modules, shape = torch.nn, [], (PIXELS,)
     twins = {FullyConnected: lambda layer: nn.Linear(layer.in_features, layer.out_features),
-             Conv2d: lambda layer: nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding='same'),
+             Conv2d: lambda layer: nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding='same',
+                                                bias=layer.bias is not None),
              BatchNorm: lambda layer: (nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(
                  layer.features, eps=layer.eps, momentum=layer.momentum),
              Reshape: lambda layer: nn.Unflatten(1, layer.shape[2:] + layer.shape[:2]),
@@ -219,7 +220,8 @@ def torch_model(net):
             if type(modules[-2:][0]) is nn.Flatten:      # ours flattens (H, W, C), PyTorch (C, H, W)
                 weight = weight.reshape((-1,) + images).transpose(0, 3, 1, 2).reshape(weight.shape)
             modules[-1].weight.data = torch.tensor(np.ascontiguousarray(weight))
-            modules[-1].bias.data = torch.tensor(layer.bias[0])
+            if layer.bias is not None:
+                modules[-1].bias.data = torch.tensor(layer.bias[0])
         if len(shape) == 3:
             images = shape
         shape = layer.output_shape(shape)

@@ -7,7 +7,7 @@ import pytest
 import layer as layer_module
 from gradient_check import check_gradients, reseed
 from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, LeakyReLU, MaxPool2d, PixelScaling,
-                   ReLU, Reshape, Sigmoid, SoftmaxWithLoss, SquaredError, Tanh, softmax)
+                   ReLU, Reshape, Sigmoid, SoftmaxWithLoss, SquaredError, Tanh, _toom_cook, softmax)
 
 
 def generator(seed=0):
@@ -43,6 +43,8 @@ LAYERS = [     # name, axes of the input (a letter: a random length; a digit: it
     ('Conv2d 1x1', 'NHWC', lambda shape: Conv2d(shape[-1], 2, 1)),
     ('Conv2d 3x3', 'NHWC', lambda shape: Conv2d(shape[-1], 3, 3)),
     ('Conv2d 5x5', 'NHWC', lambda shape: Conv2d(shape[-1], 2, 5)),
+    ('Conv2d 7x7', 'NHWC', lambda shape: Conv2d(shape[-1], 2, 7)),
+    ('Conv2d without bias', 'NHWC', lambda shape: Conv2d(shape[-1], 2, bias=False)),
     ('MaxPool2d', 'NHWC', lambda shape: MaxPool2d()),
     ('MaxPool2d with ceil_mode', 'NHWC', lambda shape: MaxPool2d(ceil_mode=True)),
     ('Augment of rows', 'N9', lambda shape: Augment(20, 0.2, 0.1, 1, 0.3)),
@@ -191,7 +193,7 @@ REFUSED = [     # call, what the message must say; a TypeError where that is abo
     (lambda: MaxPool2d().output_shape((784,)), r'MaxPool2d\(\) expects images.*\(N, 784\)'),
     (lambda: BatchNorm(3).output_shape((4,)), r'BatchNorm\(3\) expects 3 features.*\(N, 4\)'),
     (lambda: Reshape(2, 2).output_shape((5,)), r'Reshape\(2, 2\).*\(N, 5\)'),
-    (lambda: Conv2d(1, 1, 2), 'kernel_size=2.*odd'),
+    (lambda: Conv2d(1, 1, 2), 'kernel_size=2.*1, 3, 5 or 7'),
     (lambda: Dropout(1.0), 'p=1.0.*0 <= p < 1'),
     (lambda: Dropout(-0.1), 'p=-0.1.*0 <= p < 1'),
     (lambda: SoftmaxWithLoss(1.0), 'label_smoothing is 1.0'),
@@ -304,19 +306,42 @@ def naive_convolution(input, weight, bias):
 
 
 @pytest.mark.parametrize('rows, height, width, channels, k', [
-    (1, 1, 1, 1, 1), (2, 4, 5, 3, 3), (2, 5, 4, 2, 5), (1, 2, 7, 1, 5), (3, 6, 6, 4, 1), (20, 12, 12, 12, 3)])
+    (1, 1, 1, 1, 1), (2, 4, 5, 3, 3), (2, 5, 4, 2, 5), (1, 2, 7, 1, 5), (3, 6, 6, 4, 1), (20, 12, 12, 12, 3),
+    (2, 7, 3, 2, 3), (2, 15, 4, 2, 3), (1, 10, 2, 1, 1), (2, 11, 6, 2, 5), (2, 8, 9, 2, 7)])
 def test_convolution_against_its_definition(rows, height, width, channels, k):
     layer, input = Conv2d(channels, 3, k).astype(np.float64), normal(rows, height, width, channels)
     layer.bias = normal(1, 3)
     np.testing.assert_allclose(layer.forward(input), naive_convolution(input, layer.weight, layer.bias), atol=1e-12)
 
 
+@pytest.mark.parametrize('k', [1, 3, 5, 7])
+def test_toom_and_cook_s_sum_is_the_sum(k):
+    A, B, G = _toom_cook(k, np.dtype(float))
+    assert A.shape == (9, 10 - k) and B.shape == (9, 9) and G.shape == (9, k)
+    z, w = normal(9), normal(k, seed=1)
+    np.testing.assert_allclose(A.T @ ((G @ w) * (B.T @ z)), np.correlate(z, w, 'valid'), atol=1e-12)
+
+
+@pytest.mark.parametrize('k', [1, 3, 5, 7])
+def test_convolution_in_float32_is_exact_to_a_few_thousandths_of_a_percent(k):
+    layer, input, output_grad = Conv2d(16, 16, k), normal(4, 14, 14, 16), normal(4, 14, 14, 16, seed=2)
+    results = []
+    for dtype in (np.float32, np.float64):
+        layer.astype(dtype)
+        output = layer.forward(input.astype(dtype))
+        results.append((output, layer.backward(output_grad.astype(dtype)), layer.weight_grad, layer.bias_grad))
+    for single, double in zip(*results):
+        assert single.dtype == np.float32
+        assert abs(single - double).max() < 5e-5 * abs(double).max()
+
+
 def test_convolution_gradients_of_a_large_batch_are_those_of_its_images():
     """A large batch is worked off in blocks: their gradients must add up."""
-    layer, input, output_grad = Conv2d(12, 2), normal(24, 12, 12, 12), normal(24, 12, 12, 2, seed=2)
+    layer, input, output_grad = Conv2d(30, 2), normal(40, 21, 14, 30), normal(40, 21, 14, 2, seed=2)
+    assert len(list(layer._values(input, 2))) > 1
     layer.forward(input)
     input_grad, weight_grad, bias_grad = layer.backward(output_grad), layer.weight_grad, layer.bias_grad
-    for i in range(24):
+    for i in range(40):
         layer.forward(input[i:i + 1])
         np.testing.assert_allclose(layer.backward(output_grad[i:i + 1]), input_grad[i:i + 1], atol=1e-12)
         weight_grad, bias_grad = weight_grad - layer.weight_grad, bias_grad - layer.bias_grad
@@ -333,9 +358,9 @@ def test_convolution_of_kernel_1_is_a_fully_connected_layer_at_every_place():
 
 
 @pytest.mark.parametrize('square, place', [
-    ([[1, 1], [1, 1]], (0, 0)), ([[0, 2], [2, 2]], (0, 1)), ([[0, 1], [3, 3]], (1, 0)), ([[0, 1], [2, 3]], (1, 1)),
-    ([[2, 1], [2, 1]], (0, 0)), ([[0, 0], [-1, 0]], (0, 0)), ([[1, 2], [2, 1]], (0, 1))])
-def test_max_pool_gives_the_gradient_to_the_first_of_the_greatest(square, place):
+    ([[1, 1], [1, 1]], (0, 0)), ([[0, 2], [2, 2]], (1, 0)), ([[0, 1], [3, 3]], (1, 0)), ([[0, 1], [2, 3]], (1, 1)),
+    ([[2, 1], [2, 1]], (0, 0)), ([[0, 0], [-1, 0]], (0, 0)), ([[1, 2], [2, 1]], (1, 0))])
+def test_max_pool_gives_the_gradient_to_the_first_of_the_greatest_column_by_column(square, place):
     layer, expected = MaxPool2d(), np.zeros((2, 2))
     expected[place] = 5
     output = layer.forward(np.array(square, float).reshape(1, 2, 2, 1))

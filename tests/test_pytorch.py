@@ -84,13 +84,17 @@ LAYERS = [
 @pytest.mark.parametrize('make, shape', LAYERS, ids=['%r %s' % (make(), shape) for make, shape in LAYERS])
 @pytest.mark.parametrize('training', [True, False], ids=['training', 'evaluation'])
 def test_layer(make, shape, training):
-    """Three forwards and backwards, so that running statistics have a history; an input with ties, too."""
+    """Three forwards and backwards, so that running statistics have a history; an input with ties, too.
+
+    Not for pooling: among several greatest values of a square, PyTorch may choose another one for the gradient."""
     layer = randomised(make())
     module = module_of(layer, images=len(shape) == 4)
     for step in range(3):
         layer.training = training or step == 0
         module.train(layer.training)
-        input = normal(*shape, seed=step) if step < 2 else np.round(normal(*shape, seed=step)) + 0.0
+        input = normal(*shape, seed=step)
+        if step == 2 and not isinstance(layer, MaxPool2d):
+            input = np.round(input) + 0.0
         torch_input = tensor(input).requires_grad_()
         output, torch_output = layer.forward(input), module(torch_input)
         output_grad = normal(*output.shape, seed=step + 5)
