@@ -516,7 +516,7 @@ class Conv2d(_Layer):
             if bias is not None:
                 block = output[part].reshape(-1, outputs)
                 block += bias.astype(images.dtype, copy=False)
-        return output.reshape(rows, -1, width, outputs)[:, :height]
+        return output.reshape(rows, output.shape[1] * output.shape[2], width, outputs)[:, :height]
 
     def _values(self, images, outputs):
         """Yield (slice of images, B'z of their windows (9, places, k*C)) for a few images at a time, 4 MB or less."""

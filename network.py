@@ -192,7 +192,7 @@ class Network(object):
     def predict(self, input, batch_size=500, views=1):
         """Rows (N, ...) -> predictions (N, K) of the loss, e.g. probabilities, in evaluation mode; any N, also 0.
 
-        With views > 1 the mean over that many views of each row: the row itself, and as Augment varies it in training.
+        ValueError, naming the row, where they are not finite. With views > 1 the mean over that many views of each row: the row itself, and as Augment varies it in training.
         """
         def run(layers, loss, input):
             for layer in layers:
@@ -208,6 +208,10 @@ class Network(object):
                         layer.training = layer.augments
                 total = total + np.concatenate([predict for start in range(0, max(1, len(input)), batch_size)
                                                 for predict in self._run(run, input[start:start + batch_size])])
+        wrong = np.flatnonzero(~np.isfinite(total).all(axis=tuple(range(1, total.ndim))))
+        if wrong.size:
+            raise ValueError('predict: row %d gives %s: look for inf and nan in the input and the weights' % (
+                wrong[0], total[wrong[0]].max()))
         return total / views
 
     def evaluate(self, data, label, batch_size=500):
@@ -255,16 +259,18 @@ class Network(object):
         Every random number of an epoch comes from (seed, epoch). With a `checkpoint` path everything is saved there
         after each epoch; where that file exists the training goes on from it, and ends with the same bits.
         on_epoch(record) is called after each epoch; the records are in self.history. When training ends early, by
-        an exception or Ctrl-C, the best weights so far are put in place before the exception goes on.
+        an exception or Ctrl-C, the best weights so far are put in place before the exception goes on; when the first
+        epoch diverges, those before it.
         """
         settings = '%r, %d rows, %d epochs of batches of %d, lr %r %s, seed %r, ema_decay %r, %r' % (
             self, len(train[0]), epochs, batch_size, lr, getattr(schedule, '__name__', ''), seed, ema_decay,
             sorted(sgd.items()))
         self.history, self.velocity = [], {}
-        last, best = self.arrays(), {}
-        average, steps = ({name: array.copy() for name, array in last.items()} if ema_decay else {}), 0
+        best, steps = {}, 0
+        average = self._copies() if ema_decay else {}
         if checkpoint and os.path.exists(checkpoint):
             average, best = self._resume(checkpoint, settings)
+        last = self._copies()
 
         def accumulate():
             nonlocal steps
@@ -282,16 +288,17 @@ class Network(object):
                         *train, batch_size=batch_size, rng=np.random.default_rng([seed, epoch]),
                         lr=lambda done: lr * (schedule((epoch - 1 + done) / epochs) if schedule else 1),
                         after_step=accumulate if ema_decay else None, **sgd)
-                    last = {name: array.copy() for name, array in self.arrays().items()}
-                    if not all(np.isfinite(array).all() for array in last.values()):
+                    if not all(np.isfinite(array).all() for array in self.arrays().values()):
                         raise FloatingPointError('a weight is not finite after the last batch: lower the learning rate')
+                    last = self._copies()
                     self._set(average or last, 'the average')
                     validated = self.evaluate(*validation)._asdict() if validation else None
                 except FloatingPointError as error:
+                    self._set(last, 'the weights before this epoch')
                     raise FloatingPointError('epoch %d: %s' % (epoch, error))
                 if not validation or validated['balanced_accuracy'] > max(
                         [record['validation']['balanced_accuracy'] for record in self.history] or [-1]):
-                    best = {name: array.copy() for name, array in self.arrays().items()}
+                    best = self._copies()
                 self._set(last, 'the last weights')
                 self.history.append({'epoch': epoch, 'epochs': epochs, 'seconds': time.time() - started,
                                      'train': training._asdict(), 'validation': validated})
@@ -317,6 +324,9 @@ class Network(object):
         return collections.OrderedDict((name, getattr(self.layers[index], attribute)) for kind in (
             'parameter_names', 'state_names') for name, index, attribute in self._named(kind))
 
+    def _copies(self):
+        return {name: array.copy() for name, array in self.arrays().items()}
+
     def _check(self, arrays, origin, own):
         """ValueError unless `arrays` has the names, shapes and kinds of `own`, which are this network's."""
         if set(arrays) != set(own):
@@ -336,8 +346,7 @@ class Network(object):
 
     def save(self, path, dtype=None):
         """Write all parameters and states to `path` as .npz, without pickle; as `dtype`, e.g. float16, where given."""
-        with replacing(path) as file:
-            np.savez(file, **{name: array.astype(dtype or array.dtype) for name, array in self.arrays().items()})
+        write_npz(path, {name: array.astype(dtype or array.dtype) for name, array in self.arrays().items()})
 
     def load(self, path):
         """Read what `save` wrote; ValueError, with nothing changed, where the file is not of this network."""
@@ -349,8 +358,7 @@ class Network(object):
         for kind, values in (('last', self.arrays()), ('average', average), ('best', best),
                              ('velocity', self.velocity)):
             arrays.update(('%s %s' % (kind, name), array) for name, array in values.items())
-        with replacing(path) as file:
-            np.savez(file, **arrays)
+        write_npz(path, arrays)
 
     def _resume(self, path, settings):
         """Put a checkpoint's weights, velocities and history in place; return the average's and the best weights."""
@@ -515,6 +523,14 @@ def replacing(path):
     finally:
         if os.path.lexists(beside):
             os.remove(beside)
+
+
+def write_npz(path, arrays):
+    """Write {name: array} to `path`, packed in memory first: zipfile cannot clean up after itself on a full disk."""
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    with replacing(path) as file:
+        file.write(packed.getbuffer())
 
 
 def read_npz(path):

@@ -1,4 +1,7 @@
-"""One BLAS thread, so that the tests run alike beside other work; the sources are found in the parent folder."""
+"""One BLAS thread, so that the tests run alike beside other work; the sources are found in the parent folder.
+
+A warning that one of our own files causes is an error.
+"""
 import os
 import sys
 
@@ -9,6 +12,11 @@ sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.p
 
 import numpy as np     # noqa: E402
 import pytest          # noqa: E402
+
+
+def pytest_configure(config):
+    for module in ('layer', 'network', 'prepare', 'experiments', 'facts', 'layout', 'typeset', 'hand_in', 'benchmark'):
+        config.addinivalue_line('filterwarnings', 'error:::' + module)
 
 
 @pytest.fixture(autouse=True)

@@ -59,15 +59,19 @@ def make_data(folder, seed=1):
     prepare.make_stand_in(folder, 40, 20, seed=seed, force=True)
 
 
-def in_child(job, *arguments, moment=None):
-    """Run job(*arguments) in a child that dies at its call number `moment` -> (was it killed, its calls if not)."""
+def in_child(job, *arguments, moment=None, writing=None):
+    """Run job(*arguments) in a child that dies at its call number `moment` -> (was it killed, its calls if not).
+
+    With `writing`, a folder, only the calls count during which a half-written file is in it.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         calls = itertools.count()
 
         def count(frame, event, argument):
-            if next(calls) == moment:
+            half_written = writing and any(name.endswith('.part') for name in os.listdir(writing))
+            if (half_written or not writing) and next(calls) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
@@ -104,8 +108,9 @@ def killed_trainings(folder, rng):
     _, calls_to_resume = in_child(train, undisturbed)      # it has ended: nothing but resuming is left to do
     most = calls_to_resume + 2 * (calls - calls_to_resume) // EPOCHS      # two epochs, so that there are many kills
     rounds = []
-    for number in range(100):      # the last is left alone, so that the training ends on every version
-        was_killed, _ = in_child(train, killed, moment=int(rng.integers(most)) if number < 99 else None)
+    for number in range(100):      # every second while it writes; the last is left alone, so that the training ends
+        moment = int(rng.integers(12 if number % 2 else most)) if number < 99 else None
+        was_killed, _ = in_child(train, killed, moment=moment, writing=killed if number % 2 else None)
         rounds.append({'killed': was_killed, 'files': files(killed)})
         if not was_killed:
             break

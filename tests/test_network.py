@@ -453,6 +453,24 @@ def test_ema_validates_and_keeps_the_average_of_all_steps():
         assert not np.array_equal(array, weights[-1][name]), '%s: kept the last weights, expected their average' % name
 
 
+@both_shards
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+def test_a_first_epoch_that_diverges_leaves_the_weights_before_it(shards):
+    net = mlp(shards)
+    before = snapshot(net)
+    _, error = train(net, 3, schedule=lambda done: 1e30)
+    assert isinstance(error, FloatingPointError) and same(snapshot(net), before), error
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+def test_predictions_that_are_not_finite_are_refused(value):
+    rows = data(700)[0].astype(np.float32)
+    rows[601, 3] = value
+    with pytest.raises(ValueError, match='predict: row 601 gives nan: look for inf and nan in the input'):
+        mlp().predict(rows)
+
+
 def test_weights_that_are_not_finite_after_the_last_batch_are_refused():
     net = mlp()
     update = net.update
