@@ -12,10 +12,9 @@ sys.path[:0] = [HOME, os.path.dirname(HOME), os.path.join(os.path.dirname(HOME),
 from experiments import BASELINE, COLUMNS      # noqa: E402
 from gradient_check import numeric_gradient      # noqa: E402
 from layer import FullyConnected, ReLU      # noqa: E402
-from network import (CLASS_NAMES, Network, balance, blas_threads, character_network, history_table, read_train, score,
-                     split_rows)      # noqa: E402
+from network import (CHARACTER_VIEWS, CLASS_NAMES, Network, balance, blas_threads, character_network, history_table,
+                     read_train, score, split_rows)      # noqa: E402
 
-VIEWS = 8
 ALIKE = ('0O', '1IL', '9gq', 'fF', '5S', '2Z')      # characters of one shape
 CURVE_COLUMNS = ['epoch', 'seconds', 'train_loss', 'train_accuracy', 'validation_loss', 'validation_accuracy',
                  'validation_balanced']
@@ -92,10 +91,10 @@ def gather(experiments, weights, data, validation_rows):
     baseline = settings.pop('make')(np.random.default_rng(1))
     with blas_threads(1):      # the same bits whatever else the machine does
         baseline.fit(training, validation, seed=1, **settings)
-    plain, several = net.predict(validation[0]), net.predict(validation[0], views=VIEWS)
+    plain, several = net.predict(validation[0]), net.predict(validation[0], views=CHARACTER_VIEWS)
     scores = collections.OrderedDict()
     for name, predict in (('as it is', plain), ('for even classes', balance(plain, training[1])),
-                          ('for even classes, %d views' % VIEWS, balance(several, training[1]))):
+                          ('for even classes, %d views' % CHARACTER_VIEWS, balance(several, training[1]))):
         scores[name] = score(0, predict.argmax(axis=1), validation[1])
     found, best = scores['as it is'].balanced_accuracy, final.validation_balanced.max()
     if abs(found - best) > 1:

@@ -579,6 +579,16 @@ def test_small_helpers():
                                    'Val Acc: 49.7200 '], line
 
 
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
+    calls = []
+    library = type('Library', (), {'mallopt': staticmethod(lambda *arguments: calls.append(arguments))})
+    monkeypatch.setattr(network.ctypes, 'CDLL', lambda name: library)
+    network.keep_freed_memory()
+    assert len(calls) == (2 if os.name == 'posix' else 0)
+    monkeypatch.setattr(network.ctypes, 'CDLL', lambda name: object())      # a C library without mallopt
+    network.keep_freed_memory()
+
+
 def test_blas_threads_are_set_and_restored():
     threads = network._openblas('get_num_threads')
     if threads is None:
