@@ -176,7 +176,7 @@ def curves_figure(facts):
     return Figure('**Figure 1.** Learning curves of the baseline (%d epochs) and of the final network (%d epochs). The '
                   'loss of the final network has smoothed targets, so the two losses cannot be compared; it is trained '
                   'on varied images with units left out, so its training accuracy is that of a harder task.' % (
-                      len(facts.curve), len(facts.final)), 160, draw)
+                      len(facts.curve), len(facts.final)), 128, draw)
 
 
 def upright(rows):
@@ -214,7 +214,7 @@ def confusion_figure(facts):
 
     return Figure('**Figure 2.** Left: what the final network takes for what, in percent of the true class, the '
                   'diagonal left out, darkest from 30% on. Right: the units of the first layer of the baseline with '
-                  'the largest weights, orange where ink excites a unit, purple where it calms.', 262, draw)
+                  'the largest weights, orange where ink excites a unit, purple where it calms.', 230, draw)
 
 
 def pairs_figure(facts):
