@@ -164,7 +164,7 @@ def ablation_table(facts):
 def curves_figure(facts):
     def draw(axes):
         for left, title, quantity in ((0.06, 'mean loss', 'loss'), (0.57, 'accuracy in %', 'accuracy')):
-            panel = axes(left, 0.15, 0.42, 0.76)
+            panel = axes(left, 0.2, 0.42, 0.7)
             for name, colour, curve in (('baseline', RED, facts.curve), ('final network', BLUE, facts.final)):
                 for part, line in (('training', '--'), ('validation', '-')):
                     panel.plot(curve.epoch, curve['%s_%s' % (part.replace('ing', ''), quantity)], line, color=colour,
@@ -196,12 +196,12 @@ def confusion_figure(facts):
     np.fill_diagonal(shares, 0)
 
     def draw(axes):
-        panel = axes(0.035, 0.05, 0.575, 0.93)
+        panel = axes(0.035, 0.065, 0.575, 0.92)
         panel.imshow(shares, cmap='Blues', vmin=0, vmax=30, aspect='auto')
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_ticks(range(47))
             axis.set_ticklabels(CLASS_NAMES)
-            axis.set_tick_params(length=0, pad=1.5, labelsize=5.5)
+            axis.set_tick_params(length=0, pad=1.5, labelsize=4.6)
         panel.set_xlabel('predicted', fontsize=8, labelpad=1)
         panel.set_ylabel('true', fontsize=8, labelpad=1)
         for spine in panel.spines.values():
