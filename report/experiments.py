@@ -84,7 +84,8 @@ FACTORS = {
     'averaging': {'of the weights, 0.999': {'ema_decay': 0.999}},
     'prediction': {'for even classes': {'even_classes': True},
                    'for even classes, gentle augmentation, 8 views': {
-                       'augment': GENTLE, 'even_classes': True, 'views': 8}},
+                       'augment': GENTLE, 'even_classes': True, 'views': 8},
+                   'mean of two networks': {'networks': 2}},
     'convolution': {'16-32-64 channels': {'make': cnn},
                     '16-32-64 channels, no batch norm': {'make': cnn, 'norm': False},
                     '16-32-64 channels, gentle augmentation': {'make': cnn, 'augment': GENTLE}},
@@ -93,23 +94,27 @@ FACTORS = {
 }
 
 
-def run(seed, training, validation, make, even_classes=False, views=1, decay_biases=False, loss=None, **settings):
-    """One training -> {column: value}."""
+def run(seed, training, validation, make, even_classes=False, views=1, networks=1, decay_biases=False, loss=None,
+        **settings):
+    """One training, or that of several networks whose predictions are averaged -> {column: value}."""
     names = ('epochs', 'batch_size', 'lr', 'schedule', 'momentum', 'nesterov', 'weight_decay', 'ema_decay')
     fitting = {name: settings.pop(name) for name in names if name in settings}
-    net = make(np.random.default_rng(seed), loss=loss() if loss else None, **settings)
-    if decay_biases:
-        for layer in net.layers:
-            layer.decayed_names = layer.parameter_names
-    started = time.process_time()
-    net.fit(training, validation, seed=seed, **fitting)
-    seconds = time.process_time() - started
-    predict = net.predict(validation[0], views=views)
+    seconds, parameters, predict = 0.0, 0, 0
+    for number in range(networks):
+        own_seed = seed + 100 * number
+        net = make(np.random.default_rng(own_seed), loss=loss() if loss else None, **settings)
+        if decay_biases:
+            for layer in net.layers:
+                layer.decayed_names = layer.parameter_names
+        started = time.process_time()
+        net.fit(training, validation, seed=own_seed, **fitting)
+        seconds += time.process_time() - started
+        parameters += sum(getattr(layer, name).size for layer in net.layers for name in layer.parameter_names)
+        predict = predict + net.predict(validation[0], views=views) / networks
     if even_classes:
         predict = balance(predict, training[1])
     result = score(0, predict.argmax(axis=1), validation[1])
-    sizes = [getattr(layer, name).size for layer in net.layers for name in layer.parameter_names]
-    return {'seed': seed, 'parameters': sum(sizes), 'epochs': fitting['epochs'], 'seconds': round(seconds, 1),
+    return {'seed': seed, 'parameters': parameters, 'epochs': fitting['epochs'], 'seconds': round(seconds, 1),
             'train': round(net.history[-1]['train']['accuracy'], 3), 'validation': round(result.accuracy, 3),
             'balanced': round(result.balanced_accuracy, 3)}
 
