@@ -475,6 +475,7 @@ class Conv2d(_Layer):
         if kernel_size not in (1, 3, 5, 7):
             raise ValueError('Conv2d got kernel_size=%r, expected 1, 3, 5 or 7' % (kernel_size,))
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.strip = 10 - kernel_size      # m, the rows of output that are computed together
         shape = (kernel_size, kernel_size, in_channels, out_channels)
         self.weight = _he_normal(rng, shape, kernel_size * kernel_size * in_channels)
         self.bias = np.zeros((1, out_channels), np.float32) if bias else None
@@ -509,7 +510,7 @@ class Conv2d(_Layer):
         (rows, height, width, _), outputs = images.shape, weight.shape[3]
         A, _, G = _toom_cook(self.kernel_size, images.dtype)
         matrices = np.tensordot(G, weight.astype(images.dtype, copy=False), 1).reshape(9, -1, outputs)
-        output = np.empty((rows, -(-height // len(A[0])), len(A[0]), width * outputs), images.dtype)
+        output = np.empty((rows, -(-height // self.strip), self.strip, width * outputs), images.dtype)
         for part, values in self._values(images, outputs):
             products = (values @ matrices).reshape((9,) + output[part].shape[:2] + (-1,))
             np.matmul(A.T, np.moveaxis(products, 0, 2), out=output[part])
@@ -523,7 +524,7 @@ class Conv2d(_Layer):
         rows, height, width, channels = images.shape
         k = self.kernel_size
         _, B, _ = _toom_cook(k, images.dtype)
-        step = max(1, 2 ** 20 // (9 * -(-height // (10 - k)) * width * (k * channels + outputs)))
+        step = max(1, 2 ** 20 // (9 * -(-height // self.strip) * width * (k * channels + outputs)))
         for start in range(0, rows, step):
             strips = self._strips(images[start:start + step], k // 2)
             values = B.T @ strips                                           # (n, strips, 9, (W + k - 1) * C)
@@ -535,7 +536,7 @@ class Conv2d(_Layer):
     def _strips(self, images, border):
         """(n, H, W, C) -> (n, strips, m + 2 * border, (W + 2 * border) * C), a view of the zero-padded images."""
         rows, height, width, channels = images.shape
-        m = 10 - self.kernel_size
+        m = self.strip
         strips = -(-height // m)
         if not border and strips * m == height:
             return images.reshape(rows, strips, m, -1)
@@ -577,8 +578,8 @@ def _toom_cook(k, dtype, found={}):
 
 
 class MaxPool2d(_Layer):
-    """The greatest of each 2 x 2 square; the gradient goes to where it stood, the first place column by
-    column if there are several.
+    """The greatest of each 2 x 2 square; the gradient goes to where it stood, to the first place column
+    by column if there are several.
 
     (N, H, W, C) -> (N, H//2, W//2, C): the last row or column of an odd side is left out, as in PyTorch; with
     ceil_mode it is kept, as a square cut off by the border. First the greater of two neighbours in a column is taken,

@@ -1,4 +1,4 @@
-"""How fast is the framework? One command: python tests/benchmark.py      (about five minutes on two cores)
+"""How fast is the framework? One command: python tests/benchmark.py      (about six minutes on two cores)
 
 It trains the same networks on the same random rows with
 
