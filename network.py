@@ -194,7 +194,7 @@ class Network(object):
                 for layer in layers + [loss]:
                     layer._memory = None
 
-    def predict(self, input, batch_size=500, views=1):
+    def predict(self, input, batch_size=256, views=1):
         """Rows (N, ...) -> predictions (N, K) of the loss, e.g. probabilities, in evaluation mode; any N, also 0.
 
         With views > 1 the mean over that many views of each row: the row itself, and as Augment varies it in training.
@@ -220,7 +220,7 @@ class Network(object):
                 wrong[0], total[wrong[0]].max()))
         return total / views
 
-    def evaluate(self, data, label, batch_size=500):
+    def evaluate(self, data, label, batch_size=256):
         """Rows (N, ...) and labels (N,) -> Score in evaluation mode."""
         with self._evaluation():
             return self._epoch(data, label, np.arange(len(data)), batch_size)

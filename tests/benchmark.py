@@ -193,7 +193,7 @@ class TorchSide(object):
         def predict(rows):
             self.model.eval()
             with self.torch.inference_mode():
-                return len(self.torch.cat([self.logits(part).softmax(1) for part in pixels[:rows].split(500)]))
+                return len(self.torch.cat([self.logits(part).softmax(1) for part in pixels[:rows].split(256)]))
         return predict
 
 
@@ -376,12 +376,12 @@ def measure_labels(rows, repeats):
 
 
 def measure_predict(rows, repeats):
-    """Probabilities for rows of pixels, in batches of 500 on both sides."""
+    """Probabilities for rows of pixels, in batches of 256 on both sides."""
     pixels, _ = random_rows(rows)
     for name in ('default', 'cnn'):
         net = NETS[name][0]()
         yield from compare('predict', 'predict, %s' % name, [
-            ('ours', lambda rows: len(net.predict(pixels[:rows], batch_size=500))),
+            ('ours', lambda rows: len(net.predict(pixels[:rows], batch_size=256))),
             ('PyTorch', TorchSide(net).prediction(pixels) if optional('torch') else None)], rows, repeats)
 
 
