@@ -95,12 +95,16 @@ class Network(object):
         return predicts[0] if len(predicts) == 1 else np.concatenate(predicts), sum(losses)
 
     def backward(self):
-        """The gradients of the last forward's mean loss, into every layer's weight_grad and bias_grad."""
+        """The gradients of the last forward's mean loss, into every layer's weight_grad and bias_grad.
+
+        Once for each forward: what the layers kept for it is given up on the way.
+        """
         def run(layers, loss, share):
             delta = loss.backward()
             delta *= delta.dtype.type(share)      # so that the shards' gradients need only be added
             for layer in reversed(layers):
                 delta = layer.backward(delta)
+                layer._memory = None      # room for the gradients of the layers before: 0.94 of the time with shards
                 if not layer.needs_input_grad:
                     break
 

@@ -200,6 +200,19 @@ def test_backward_before_forward_and_update_before_backward_are_refused(shards):
         net.update(0.1)
 
 
+@both_shards
+def test_backward_gives_up_what_forward_kept(shards):
+    net = everything(shards)
+    net.forward(*data(8))
+    net.backward()
+    kept = [repr(layer) for layers, _ in net._chains for layer in layers if layer.needs_input_grad and layer._memory]
+    assert not kept, 'after backward these still keep what forward left: %s' % kept
+    with pytest.raises(RuntimeError, match='backward was called before forward'):
+        net.backward()
+    net.forward(*data(8))
+    net.backward()
+
+
 @pytest.mark.parametrize('layers, message', [
     ([FullyConnected(6, 5), FullyConnected(4, 3)], r'layer 1: FullyConnected\(4, 3\) expects 4.*\(N, 5\)'),
     ([PixelScaling(), Reshape(28, 28, 1), Conv2d(3, 4)], r'layer 2: Conv2d\(3, 4.*\(N, 28, 28, 1\)'),
