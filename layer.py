@@ -28,6 +28,7 @@ class _Layer(object):
     augments = False          # True: varies its input at random in training; predict can average such views
     training = True           # False: evaluation mode, see Network.eval
     needs_input_grad = True   # False: nothing before this layer is trained, so dE/d(input) is not computed
+    arguments = '()'          # what follows the name where the layer is printed, {0.NAME} for an attribute
     _memory = None
 
     def forward(self, input):
@@ -81,7 +82,7 @@ class _Layer(object):
             self, expected, ', '.join(map(str, input_shape))))
 
     def __repr__(self):
-        return type(self).__name__ + '()'
+        return type(self).__name__ + self.arguments.format(self)
 
 
 def _generator(rng):
@@ -105,6 +106,7 @@ class FullyConnected(_Layer):
 
     parameter_names = ('weight', 'bias')
     decayed_names = ('weight',)
+    arguments = '({0.in_features}, {0.out_features})'
 
     def __init__(self, in_features, out_features, rng=None):
         self.in_features, self.out_features = in_features, out_features
@@ -132,9 +134,6 @@ class FullyConnected(_Layer):
             self._refuse(input_shape, '%d features' % self.in_features)
         return (self.out_features,)
 
-    def __repr__(self):
-        return 'FullyConnected(%d, %d)' % (self.in_features, self.out_features)
-
 
 # Activations: z = h(a), element by element, so dE/da = h'(a) dE/dz. Any shape.
 
@@ -153,6 +152,8 @@ class ReLU(_Layer):
 class LeakyReLU(_Layer):
     """h(a) = a where a > 0, else slope * a; h'(a) = 1 where a > 0, else slope."""
 
+    arguments = '({0.slope:g})'
+
     def __init__(self, slope=0.01):
         self.slope = slope
 
@@ -163,9 +164,6 @@ class LeakyReLU(_Layer):
     def backward(self, output_grad):
         input, = self._recall(output_grad)
         return np.where(input > 0, output_grad, output_grad.dtype.type(self.slope) * output_grad)
-
-    def __repr__(self):
-        return 'LeakyReLU(%g)' % self.slope
 
 
 class Sigmoid(_Layer):
@@ -254,14 +252,12 @@ class SoftmaxWithLoss(_Layer):
             target = (1 - self.label_smoothing) * target + self.label_smoothing / classes
         predict, log_predict = softmax(input)
         loss = -np.sum(target * log_predict) / rows                       # E = -1/N sum_n sum_k t_nk ln y_nk
-        self._remember(predict, predict, target)
+        self._remember(loss, predict, target)
         return predict, float(loss)
 
     def backward(self):
         """-> dE/da (N, K) of the mean loss that `forward` returned."""
-        if self._memory is None:
-            return self._recall(None)
-        predict, target = self._memory[1]
+        predict, target = self._recall(1.0)                               # dE/dE = 1
         return (predict - target) / predict.dtype.type(len(predict))      # delta_nk = (y_nk - t_nk) / N
 
     @staticmethod
@@ -280,8 +276,9 @@ class SquaredError(_Layer):
         """Outputs (N, K) and targets as for SoftmaxWithLoss -> (predict (N, K), the mean loss)."""
         self._check(input, (None,))
         difference = input - _target_matrix(target, input.shape, input.dtype)
-        self._remember(input, difference)
-        return input, float(0.5 * np.sum(difference ** 2) / len(input))
+        loss = 0.5 * np.sum(difference ** 2) / len(input)
+        self._remember(loss, difference)
+        return input, float(loss)
 
     @staticmethod
     def predict(input):
@@ -290,14 +287,14 @@ class SquaredError(_Layer):
 
     def backward(self):
         """-> dE/da (N, K)."""
-        if self._memory is None:
-            return self._recall(None)
-        difference, = self._memory[1]
+        difference, = self._recall(1.0)                                   # dE/dE = 1
         return difference / difference.dtype.type(len(difference))        # delta_nk = (y_nk - t_nk) / N
 
 
 class PixelScaling(_Layer):
     """Integer pixels 0..255 -> float32 (pixel / 255 - mean) / std; floats pass as they are."""
+
+    arguments = '(mean={0.mean:g}, std={0.std:g})'
 
     def __init__(self, mean=0.0, std=1.0):
         self.mean, self.std = mean, std
@@ -318,12 +315,11 @@ class PixelScaling(_Layer):
         self._recall(output_grad)
         return output_grad      # for the floats that passed as they are
 
-    def __repr__(self):
-        return 'PixelScaling(mean=%g, std=%g)' % (self.mean, self.std)
-
 
 class Reshape(_Layer):
     """(N, ...) -> (N,) + shape, e.g. Reshape(28, 28, 1) for rows of 784 pixels."""
+
+    arguments = '{0.shape}'
 
     def __init__(self, *shape):
         self.shape = shape
@@ -340,9 +336,6 @@ class Reshape(_Layer):
             self._refuse(input_shape, '%d numbers a row' % np.prod(self.shape))
         return self.shape
 
-    def __repr__(self):
-        return 'Reshape%s' % (self.shape,)
-
 
 class Flatten(Reshape):
     """(N, ...) -> (N, D)."""
@@ -350,15 +343,14 @@ class Flatten(Reshape):
     def output_shape(self, input_shape):
         return (int(np.prod(input_shape)),)
 
-    def __repr__(self):
-        return 'Flatten()'
-
 
 class Dropout(_Layer):
     """In training each element is zeroed with probability p and the others are divided by 1 - p; else nothing happens.
 
     Srivastava et al.: Dropout, JMLR 15 (2014). The division keeps the expected value, so evaluation needs no scaling.
     """
+
+    arguments = '({0.p:g})'
 
     def __init__(self, p=0.5, rng=None):
         if not 0 <= p < 1:
@@ -377,9 +369,6 @@ class Dropout(_Layer):
         scaled_mask, = self._recall(output_grad)
         return output_grad if scaled_mask is None else output_grad * scaled_mask
 
-    def __repr__(self):
-        return 'Dropout(%g)' % self.p
-
 
 class BatchNorm(_Layer):
     """y = weight * (x - mean) / sqrt(var + eps) + bias, for each feature, with the batch's own mean and variance.
@@ -392,6 +381,7 @@ class BatchNorm(_Layer):
 
     parameter_names = ('weight', 'bias')
     state_names = ('running_mean', 'running_var')
+    arguments = '({0.features})'
 
     def __init__(self, features, momentum=0.1, eps=1e-5):
         self.features, self.momentum, self.eps = features, momentum, eps
@@ -447,9 +437,6 @@ class BatchNorm(_Layer):
         if input_shape[-1:] != (self.features,):
             self._refuse(input_shape, '%d features on the last axis' % self.features)
         return input_shape
-
-    def __repr__(self):
-        return 'BatchNorm(%d)' % self.features
 
 
 def _long_rows(array):
@@ -656,6 +643,8 @@ class Augment(_Layer):
     """
 
     augments = True
+    arguments = ('(rotation={0.rotation:g}, scale={0.scale:g}, shear={0.shear:g}, shift={0.shift:g}, '
+                 'elastic={0.elastic:g})')
 
     def __init__(self, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0, rng=None):
         self.rotation, self.scale, self.shear, self.shift, self.elastic = rotation, scale, shear, shift, elastic
@@ -701,7 +690,3 @@ class Augment(_Layer):
         input_grad = sum(np.bincount(place.ravel(), (weight * output_grad.reshape(weight.shape)).ravel(),
                                      output_grad.size) for place, weight in corners)
         return input_grad.astype(output_grad.dtype).reshape(output_grad.shape)
-
-    def __repr__(self):
-        return 'Augment(rotation=%g, scale=%g, shear=%g, shift=%g, elastic=%g)' % (
-            self.rotation, self.scale, self.shear, self.shift, self.elastic)
