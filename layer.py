@@ -32,7 +32,7 @@ class _Layer(object):
     _memory = None
 
     def forward(self, input):
-        """Return the output for `input`, and remember what `backward` needs."""
+        """Return the output for `input`, and remember what `backward` needs, which may be the output itself."""
         raise NotImplementedError
 
     def backward(self, output_grad):
@@ -57,8 +57,8 @@ class _Layer(object):
     def _recall(self, output_grad):
         """The values kept by the last `forward`, after a check that `output_grad` belongs to its output."""
         if self._memory is None:
-            raise RuntimeError('%s.backward was called before forward: it needs the input that forward keeps'
-                               % type(self).__name__)
+            raise RuntimeError('%s.backward was called before forward, or twice after it in a network: it needs what '
+                               'forward keeps' % type(self).__name__)
         shape, values = self._memory
         if np.shape(output_grad) != shape:
             raise ValueError('%s.backward got an output_grad of shape %s, expected %s, the shape of the last output'
@@ -195,6 +195,8 @@ class Tanh(_Layer):
 def _target_matrix(target, shape, dtype):
     """Targets as a matrix of shape (N, K) whose rows are probabilities, from one-hot rows or integer labels (N,)."""
     rows, classes = shape
+    if not rows:
+        raise ValueError('target: got a batch of no rows')
     target = np.asarray(target)
     if target.shape == (rows,) and np.issubdtype(target.dtype, np.integer):
         wrong = np.flatnonzero((target < 0) | (target >= classes))
@@ -244,8 +246,6 @@ class SoftmaxWithLoss(_Layer):
         Raises ValueError for targets that do not fit: shape, a label outside 0..K-1, rows that do not sum to 1.
         """
         self._check(input, (None,))
-        if not len(input):
-            raise ValueError('SoftmaxWithLoss.forward got a batch of no rows')
         rows, classes = input.shape
         target = _target_matrix(target, input.shape, input.dtype)
         if self.label_smoothing:
@@ -253,7 +253,7 @@ class SoftmaxWithLoss(_Layer):
         predict, log_predict = softmax(input)
         loss = -np.sum(target * log_predict) / rows                       # E = -1/N sum_n sum_k t_nk ln y_nk
         self._remember(loss, predict, target)
-        return predict, float(loss)
+        return predict.copy(), float(loss)
 
     def backward(self):
         """-> dE/da (N, K) of the mean loss that `forward` returned."""
@@ -392,7 +392,7 @@ class BatchNorm(_Layer):
     def forward(self, input):
         self._check(input, (None,) * (input.ndim - 2) + (self.features,))
         rows, count = _long_rows(input), input.size // self.features          # count is R
-        mean, var = self.running_mean, self.running_var
+        mean, var = [state.astype(input.dtype, copy=False) for state in (self.running_mean, self.running_var)]
         if self.training:
             if count < 2:
                 raise ValueError('BatchNorm.forward got a single row in training: its variance is not defined')
@@ -524,24 +524,24 @@ def _correlation_grad(images, output_grad, k):
     """dE/dw (k, k, C, O) for (N, H, W, C) images and dE/da (N, H, W, O)."""
     channels, outputs = images.shape[3], output_grad.shape[3]
     A, _, G = _toom_cook(k, images.dtype)
-    product_grad = 0
+    product_grad = np.zeros((9, k * channels, outputs), images.dtype)
     for part, values in _values(images, k, outputs):
         strips = _strips(output_grad[part], k, 0)
         delta = np.empty((9,) + strips.shape[:2] + strips.shape[3:], images.dtype)
         np.matmul(A, strips, out=np.moveaxis(delta, 0, 2))
         # dE/d(G w) = sum (B'z) (A delta)
-        product_grad = product_grad + values.transpose(0, 2, 1) @ delta.reshape(9, -1, outputs)
+        product_grad += values.transpose(0, 2, 1) @ delta.reshape(9, -1, outputs)
     return np.tensordot(G.T, product_grad, 1).reshape(k, k, channels, outputs)      # dE/dw = G' dE/d(G w)
 
 
 def _values(images, k, outputs):
-    """Yield (slice of images, B'z of their windows (9, places, k*C)) for a few images at a time, 4 MB or less."""
+    """Yield (slice of images, B'z of their windows (9, places, k*C)), so many images that it takes 4 MB in float32."""
     rows, height, width, channels = images.shape
     _, B, _ = _toom_cook(k, images.dtype)
     step = max(1, 2 ** 20 // (9 * -(-height // (10 - k)) * width * (k * channels + outputs)))
     for start in range(0, rows, step):
         strips = _strips(images[start:start + step], k, k // 2)
-        values = B.T @ strips                                           # (n, strips, 9, (W + k - 1) * C)
+        values = np.ascontiguousarray(B.T @ strips)                     # (n, strips, 9, (W + k - 1) * C)
         n, s, i, c = values.strides
         shape = (9,) + values.shape[:2] + (width, k * channels)
         windows = np.ndarray(shape, values.dtype, values, 0, (i, n, s, channels * c, c))
@@ -656,12 +656,13 @@ class Augment(_Layer):
         self.rng = _generator(rng)
 
     def forward(self, input):
+        self._check(input)
+        size = int(round(np.sqrt(np.prod(self.output_shape(input.shape[1:])))))
         if not self.training:
             return self._remember(input, None)
-        size = int(round(np.sqrt(np.prod(input.shape[1:]))))
         y, x = np.clip(self._places(len(input), size), 0, size - 1.001)     # read each pixel from place (y, x)
         top, left = y.astype(np.int32), x.astype(np.int32)
-        down, right = y - top, x - left                                     # how far towards the next pixel
+        down, right = y - top, x - left            # how far towards the next pixel, in float64: float32 - int32
         index = top * size + left + (np.arange(len(input), dtype=np.int32) * size * size)[:, np.newaxis]
         corners = [(index, (1 - down) * (1 - right)), (index + 1, (1 - down) * right),
                    (index + size, down * (1 - right)), (index + size + 1, down * right)]
@@ -695,3 +696,9 @@ class Augment(_Layer):
         input_grad = sum(np.bincount(place.ravel(), (weight * output_grad.reshape(weight.shape)).ravel(),
                                      output_grad.size) for place, weight in corners)
         return input_grad.astype(output_grad.dtype).reshape(output_grad.shape)
+
+    def output_shape(self, input_shape):
+        size = int(round(np.sqrt(np.prod(input_shape))))
+        if tuple(input_shape) not in ((size * size,), (size, size, 1)):
+            self._refuse(input_shape, 'square images of one channel')
+        return input_shape

@@ -36,14 +36,16 @@ class Network(object):
     """Layers in a row with a loss at the end.
 
     Network() is the lab's own network, 784-512-256-47 with ReLU; its layers are fc1, act1, fc2, act2, fc3 and loss.
-    Network([layer, ...], loss) chains any layers; ValueError if an output does not fit the next layer's input.
+    Network([layer, ...], loss) chains any layers; ValueError if an output does not fit the next layer's input. The
+    first layer gets rows of 784 numbers, or of its in_features, or what `input_shape` says, e.g. (28, 28, 1).
 
     With shards > 1 each batch is cut into that many parts, which run at the same time, each in a thread with one BLAS
     thread and with its own copies of the layers' memories; their gradients are added in a fixed order. The numbers do
-    not depend on how many cores there are, but BatchNorm then normalises each part by itself.
+    not depend on how many cores there are, but BatchNorm then normalises each part by itself. The layers' settings,
+    e.g. Dropout's p, are copied once, when the network is made.
     """
 
-    def __init__(self, layers=None, loss=None, shards=1, rng=None):
+    def __init__(self, layers=None, loss=None, shards=1, rng=None, input_shape=None):
         if layers is None:
             self.scale = PixelScaling()
             self.fc1 = FullyConnected(28 * 28, 512, rng)
@@ -53,9 +55,12 @@ class Network(object):
             self.fc3 = FullyConnected(256, 47, rng)
             layers = [self.scale, self.fc1, self.act1, self.fc2, self.act2, self.fc3]
         self.layers = list(layers)
+        if not self.layers:
+            raise ValueError('a network needs at least one layer')
         if len(set(map(id, self.layers))) < len(self.layers):
             raise ValueError('a layer stands in the network twice: it can remember the input of one place only')
         self.loss = loss or SoftmaxWithLoss()
+        self.input_shape = input_shape or (getattr(self.layers[0], 'in_features', 28 * 28),)
         self.shards = shards
         self.velocity = {}      # SGD's memory, by the parameter's name
         self._shares = [1.0]    # the part of the last batch's rows that each shard got
@@ -107,6 +112,8 @@ class Network(object):
                 layer._memory = None      # room for the gradients of the layers before: 0.94 of the time with shards
                 if not layer.needs_input_grad:
                     break
+            for layer in layers + [loss]:
+                layer._memory = None
 
         self._run(run)
         for name, index, attribute in self._named('parameter_names'):
@@ -187,21 +194,22 @@ class Network(object):
     @contextlib.contextmanager
     def _evaluation(self):
         """Evaluation mode for a while; what the layers remembered is gone after it, so that backward is refused."""
-        modes = [layer.training for layer in self.layers]
+        before = [(layer, layer.training, getattr(layer, 'rng', None)) for layers, loss in self._chains
+                  for layer in layers + [loss]]
         self.eval()
         try:
             yield
         finally:
-            for layer, mode in zip(self.layers, modes):
-                layer.training = mode
-            for layers, loss in self._chains:
-                for layer in layers + [loss]:
-                    layer._memory = None
+            for layer, training, rng in before:
+                layer.training, layer._memory = training, None
+                if rng is not None:
+                    layer.rng = rng
 
     def predict(self, input, batch_size=256, views=1):
         """Rows (N, ...) -> predictions (N, K) of the loss, e.g. probabilities, in evaluation mode; any N, also 0.
 
-        With views > 1 the mean over that many views of each row: the row itself, and as Augment varies it in training.
+        With views > 1 the mean over that many views of each row: the row itself, and as Augment varies it in training,
+        with random numbers that depend on nothing but the view, batch_size and shards.
         ValueError, naming the row, where a prediction is not finite.
         """
         def run(layers, loss, share, input):
@@ -245,10 +253,17 @@ class Network(object):
         return self._epoch(data, label, rng.permutation(len(data)), batch_size, step)
 
     def _epoch(self, data, label, order, batch_size, after_forward=lambda done: None):
-        """Forward over the rows in `order`, a batch at a time, the last one as small as it falls -> Score."""
-        total_loss, predicted = 0.0, []
-        for start in range(0, len(order), batch_size):
-            rows = order[start:start + batch_size]
+        """Forward over the rows in `order`, a batch at a time, the last one as small as it falls -> Score.
+
+        A last single row goes with the batch before it: BatchNorm needs two in training.
+        """
+        if not len(order):
+            raise ValueError('there are no rows to train on or to evaluate')
+        total_loss, predicted, starts = 0.0, [], list(range(0, len(order), batch_size))
+        if len(order) - starts[-1] == 1 and len(starts) > 1 and batch_size > 1:
+            starts.pop()
+        for start, end in zip(starts, starts[1:] + [len(order)]):
+            rows = order[start:end]
             predict, loss = self.forward(data[rows], label[rows])
             if not np.isfinite(loss):
                 raise FloatingPointError('the loss is %s in batch %d: lower the learning rate, or look for inf and nan '
@@ -391,7 +406,7 @@ class Network(object):
 
     def _shapes(self):
         """[the output's shape of each layer, without N]; ValueError, naming the layer, where two do not fit."""
-        shape, shapes = (getattr(self.layers[0], 'in_features', 28 * 28),), []
+        shape, shapes = self.input_shape, []
         for index, layer in enumerate(self.layers):
             try:
                 shape = layer.output_shape(shape)

@@ -1,5 +1,6 @@
 """Every layer of layer.py: its gradients on random shapes, what it must never do, and answers known by hand."""
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -186,7 +187,11 @@ REFUSED = [     # call, what the message must say; a TypeError where that is abo
     (lambda: PixelScaling().forward(np.array([[-1, 5]])), r'PixelScaling.*-1 to 5, expected 0\.\.255'),
     (lambda: SoftmaxWithLoss().forward(normal(2, 3, 4), [0, 1]), r'SoftmaxWithLoss.*\(2, 3, 4\), exp.* \(N, any\)'),
     (lambda: SoftmaxWithLoss().forward(np.ones((2, 3), int), [0, 1]), 'SoftmaxWithLoss.*int64.*float32 or'),
-    (lambda: SoftmaxWithLoss().forward(normal(0, 3), []), 'SoftmaxWithLoss.*no rows'),
+    (lambda: SoftmaxWithLoss().forward(normal(0, 3), []), 'target: .*no rows'),
+    (lambda: SquaredError().forward(normal(0, 3), np.ones((0, 3))), 'target: got a batch of no rows'),
+    (lambda: Augment(rotation=5).forward(np.ones((2, 16), np.uint8)), 'Augment.*uint8.*float32 or float64'),
+    (lambda: Augment(rotation=5).forward(normal(2, 4, 9, 1)), r'Augment.*square images.*\(N, 4, 9, 1\)'),
+    (lambda: Augment(rotation=5).output_shape((4, 4, 4)), r'Augment.*square images.*\(N, 4, 4, 4\)'),
     (lambda: FullyConnected(4, 3).output_shape((5,)), r'FullyConnected\(4, 3\) expects 4 features.*\(N, 5\)'),
     (lambda: FullyConnected(4, 3).output_shape((2, 2, 1)), r'FullyConnected\(4, 3\) expects.*\(N, 2, 2, 1\)'),
     (lambda: Conv2d(3, 2).output_shape((5, 5, 1)), r'Conv2d\(3, 2, kernel.*\(N, H, W, 3\).*\(N, 5, 5, 1\)'),
@@ -333,6 +338,36 @@ def test_convolution_in_float32_is_exact_to_a_few_thousandths_of_a_percent(k):
     for single, double in zip(*results):
         assert single.dtype == np.float32
         assert abs(single - double).max() < 5e-5 * abs(double).max()
+
+
+@pytest.mark.parametrize('k', [1, 3, 5, 7])
+@pytest.mark.parametrize('height', [18, 14, 5])
+def test_convolution_of_images_that_lie_anyhow_in_memory_and_of_none(k, height):
+    layer, images, output_grad = Conv2d(4, 3, k), normal(5, height, 6, 4), normal(5, height, 6, 3, seed=2)
+    expected = layer.forward(images), layer.backward(output_grad), layer.weight_grad
+
+    def laid_out(array, axes):
+        return np.ascontiguousarray(array.transpose(axes)).transpose(np.argsort(axes))
+
+    for axes in itertools.permutations(range(4)):
+        got = layer.forward(laid_out(images, axes)), layer.backward(laid_out(output_grad, axes)), layer.weight_grad
+        for part, a, b in zip(('output', 'input_grad', 'weight_grad'), got, expected):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg='%s, axes in memory %s' % (part, axes))
+    assert layer.forward(images[:0]).shape == (0, height, 6, 3)
+    assert layer.backward(output_grad[:0]).shape == (0, height, 6, 4) and not layer.weight_grad.any()
+
+
+@pytest.mark.parametrize('state', [np.float32, np.float64])
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_batch_norm_in_evaluation_computes_in_the_inputs_dtype(dtype, state):
+    layer, input = BatchNorm(3).astype(state), normal(5, 3).astype(dtype)
+    layer.running_mean[:], layer.running_var[:], layer.training = 0.3, 0.7, False
+    output = layer.forward(input)
+    grads = [output, layer.backward(input), layer.weight_grad, layer.bias_grad]
+    assert [array.dtype for array in grads] == [dtype] * 4
+    mean, var = layer.running_mean.astype(float), layer.running_var.astype(float)
+    expected = (input.astype(float) - mean) / np.sqrt(var + layer.eps)
+    np.testing.assert_allclose(output, expected, rtol=1e-5 if dtype is np.float32 else 1e-12)
 
 
 def test_convolution_gradients_of_a_large_batch_are_those_of_its_images():

@@ -231,6 +231,16 @@ def test_inputs_that_do_not_fit_are_refused(shards):
         net.forward(normal(8, 5), data(8)[1])
 
 
+def test_the_first_layers_input_shape_is_assumed_or_given():
+    net = Network([PixelScaling(), FullyConnected(64, 3)], input_shape=(64,))
+    assert net.predict(np.zeros((2, 64))).shape == (2, 3)
+    assert Network([Conv2d(3, 2), Flatten(), FullyConnected(32, 3)], input_shape=(4, 4, 3)).input_shape == (4, 4, 3)
+    with pytest.raises(ValueError, match=r'layer 1: FullyConnected\(64, 3\) expects 64 features.*\(N, 784\)'):
+        Network([PixelScaling(), FullyConnected(64, 3)])
+    with pytest.raises(ValueError, match='at least one layer'):
+        Network([])
+
+
 def test_repr_shows_layers_shapes_and_parameters():
     lines = repr(Network()).splitlines()
     for line, words in zip(lines, ['0 PixelScaling(mean=0, std=1) 784', '1 FullyConnected(784, 512) 512 401920',
@@ -256,6 +266,25 @@ def test_predict_any_number_of_rows(make, shards, rows):
     for row in range(rows):
         expected, _ = net.forward(input[row:row + 1], np.zeros(1, int))
         np.testing.assert_allclose(predict[row:row + 1], expected, atol=1e-6, err_msg='row %d' % row)
+
+
+@both_shards
+def test_predicting_from_views_does_not_touch_the_generators_of_the_training(shards):
+    nets = everything(shards), everything(shards)
+    nets[1].predict(data(8)[0], views=3)
+    losses = [net.forward(*data(8))[1] for net in nets]
+    assert losses[0] == losses[1], 'the loss of the next batch is %r, after predict %r' % tuple(losses)
+
+
+def test_what_predict_returned_may_be_changed_before_backward():
+    net, grads = mlp(), []
+    for change in (False, True):
+        predict, _ = net.forward(*data(8))
+        if change:
+            predict[:] = 0
+        net.backward()
+        grads.append(net.layers[0].weight_grad)
+    np.testing.assert_array_equal(*grads)
 
 
 @both_shards
@@ -337,6 +366,19 @@ def test_an_epoch_sees_every_row_once_in_a_random_order():
         assert sorted(orders[-1]) == list(range(13))
     assert orders[0] == orders[1] != orders[2] and orders[0] != list(range(13)), orders
     np.testing.assert_allclose(rates, [0, 5 / 13.0, 10 / 13.0] * 3)
+
+
+def test_a_last_single_row_goes_with_the_batch_before_it():
+    net, steps = Network([FullyConnected(FEATURES, 5), BatchNorm(5), FullyConnected(5, CLASSES)]), []
+    settings = {'batch_size': 4, 'lr': 0.1, 'rng': np.random.default_rng(0), 'after_step': lambda: steps.append(1)}
+    net.train_epoch(*data(9), **settings)
+    assert len(steps) == 2, '9 rows in batches of 4 took %d steps, expected 2, of 4 and 5 rows' % len(steps)
+    with pytest.raises(ValueError, match='BatchNorm.*single row'):
+        net.train_epoch(*data(1), **settings)
+    with pytest.raises(ValueError, match='there are no rows'):
+        net.train_epoch(*data(0), **settings)
+    with pytest.raises(ValueError, match='there are no rows'):
+        net.evaluate(*data(0))
 
 
 def test_each_epoch_of_fit_has_its_own_order():
