@@ -100,7 +100,7 @@ def test_the_message_names_layer_argument_index_values_and_error():
     with pytest.raises(AssertionError) as caught:
         check_gradients(layer, normal(4, 3))
     message = str(caught.value)
-    assert message.startswith('FullyConnected(3, 2): weight_grad[2, 0]: got '), message
+    assert message.startswith('BrokenFullyConnected(3, 2): weight_grad[2, 0]: got '), message
     assert 'relative error 5.0e-04 (1 of 6 elements wrong)' in message, message
 
 
