@@ -42,6 +42,7 @@ EPOCH = 92000                # the lab's 100,000 training rows without 8,000 for
 PIXELS, CLASSES = 784, 47
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 CSV_ROWS = 20000
+PREDICT_BATCH = 256
 SCALING_ROWS = (1000, 2000, 5000, 10000, 20000, 50000, 100000)     # one epoch of each
 EPOCHS, EPOCH_ROWS = 10, 10000                                     # and one training, epoch after epoch
 BLUE, VERMILION, GREEN = '#0072B2', '#D55E00', '#009E73'           # Okabe and Ito's colours, told apart by everyone
@@ -193,7 +194,8 @@ class TorchSide(object):
         def predict(rows):
             self.model.eval()
             with self.torch.inference_mode():
-                return len(self.torch.cat([self.logits(part).softmax(1) for part in pixels[:rows].split(256)]))
+                parts = pixels[:rows].split(PREDICT_BATCH)
+                return len(self.torch.cat([self.logits(part).softmax(1) for part in parts]))
         return predict
 
 
@@ -376,12 +378,12 @@ def measure_labels(rows, repeats):
 
 
 def measure_predict(rows, repeats):
-    """Probabilities for rows of pixels, in batches of 256 on both sides."""
+    """Probabilities for rows of pixels, in batches of PREDICT_BATCH on both sides."""
     pixels, _ = random_rows(rows)
     for name in ('default', 'cnn'):
         net = NETS[name][0]()
         yield from compare('predict', 'predict, %s' % name, [
-            ('ours', lambda rows: len(net.predict(pixels[:rows], batch_size=256))),
+            ('ours', lambda rows: len(net.predict(pixels[:rows], batch_size=PREDICT_BATCH))),
             ('PyTorch', TorchSide(net).prediction(pixels) if optional('torch') else None)], rows, repeats)
 
 
