@@ -16,6 +16,8 @@ float32 when training, float64 when its gradients are checked. It never changes 
 In the lab's notation E is the loss, a a weighted sum, z = h(a) an activation and delta = dE/da, so `output_grad`
 is dE/d(output) and `input_grad` is dE/d(input).
 """
+import functools
+
 import numpy as np
 
 
@@ -29,7 +31,7 @@ class _Layer(object):
     training = True           # False: evaluation mode, see Network.eval
     needs_input_grad = True   # False: nothing before this layer is trained, so dE/d(input) is not computed
     arguments = '()'          # what follows the name where the layer is printed, {0.NAME} for an attribute
-    _memory = None
+    _memory = weight_grad = bias_grad = None
 
     def forward(self, input):
         """Return the output for `input`, and remember what `backward` needs, which may be the output itself."""
@@ -65,21 +67,17 @@ class _Layer(object):
                              % (type(self).__name__, np.shape(output_grad), shape))
         return values
 
-    def _check(self, input, shape=None):
-        """Raise unless `input` is a float array, of shape (N,) + `shape` where given; None stands for any length."""
-        input_shape = np.shape(input)
-        if shape is not None and (len(input_shape) != len(shape) + 1 or any(
-                s not in (None, i) for s, i in zip(shape, input_shape[1:]))):
-            raise ValueError('%s.forward got an input of shape %s, expected (N, %s)' % (
-                type(self).__name__, input_shape, ', '.join('any' if s is None else str(s) for s in shape)))
+    def _check(self, input):
+        """Raise unless `input` is a float array, of a shape that `output_shape` takes."""
+        self.output_shape(np.shape(input)[1:])
         if getattr(input, 'dtype', None) not in (np.float32, np.float64):
             raise TypeError('%s.forward got %s, expected an array of float32 or float64: '
                             'put PixelScaling() first, or convert with astype'
                             % (type(self).__name__, getattr(input, 'dtype', type(input).__name__)))
 
     def _refuse(self, input_shape, expected):
-        raise ValueError('%r expects %s, got an input of shape (N, %s)' % (
-            self, expected, ', '.join(map(str, input_shape))))
+        raise ValueError('%r expects %s, got an input of shape (%s)' % (
+            self, expected, ', '.join(['N'] + list(map(str, input_shape)))))
 
     def __repr__(self):
         return type(self).__name__ + self.arguments.format(self)
@@ -112,11 +110,10 @@ class FullyConnected(_Layer):
         self.in_features, self.out_features = in_features, out_features
         self.weight = _he_normal(rng, (in_features, out_features), in_features)
         self.bias = np.zeros((1, out_features), np.float32)
-        self.weight_grad = self.bias_grad = None
 
     def forward(self, input):
         """(N, D) -> (N, M)."""
-        self._check(input, (self.in_features,))
+        self._check(input)
         output = input @ self.weight.astype(input.dtype, copy=False)      # a = x w
         output += self.bias.astype(input.dtype, copy=False)               #       + w_0
         return self._remember(output, input)
@@ -192,29 +189,6 @@ class Tanh(_Layer):
         return output_grad * (1 - output ** 2)
 
 
-def _target_matrix(target, shape, dtype):
-    """Targets as a matrix of shape (N, K) whose rows are probabilities, from one-hot rows or integer labels (N,)."""
-    rows, classes = shape
-    target = np.asarray(target)
-    if target.shape == (rows,) and np.issubdtype(target.dtype, np.integer):
-        wrong = np.flatnonzero((target < 0) | (target >= classes))
-        if wrong.size:
-            raise ValueError('target: row %d has the label %d, expected 0..%d' % (
-                wrong[0], target[wrong[0]], classes - 1))
-        matrix = np.zeros(shape, dtype)
-        matrix[np.arange(rows), target] = 1
-        return matrix
-    if target.shape != shape:
-        raise ValueError('target: got shape %s and dtype %s, expected one-hot rows %s or integer labels (%d,)' % (
-            target.shape, target.dtype, shape, rows))
-    matrix = target.astype(dtype)
-    wrong = np.flatnonzero(~((abs(matrix.sum(axis=1) - 1) <= 1e-4) & (matrix.min(axis=1) >= 0)))     # NaN is wrong, too
-    if wrong.size:
-        raise ValueError('target: row %d sums to %g, its least entry is %g; expected a one-hot row' % (
-            wrong[0], matrix[wrong[0]].sum(), matrix[wrong[0]].min()))
-    return matrix
-
-
 def softmax(logits):
     """(N, K) -> (y, ln y), y_k = exp(a_k) / sum_j exp(a_j); stable for logits of any size.
 
@@ -229,12 +203,33 @@ def softmax(logits):
 class _Loss(_Layer):
     """What every loss is: `forward` takes targets, too, and returns (predict, loss); `backward` starts from dE/dE."""
 
+    def output_shape(self, input_shape):
+        if len(input_shape) != 1:
+            self._refuse(input_shape, 'rows (N, K)')
+        return input_shape
+
     def _targets(self, input, target):
-        """The targets as a matrix of probabilities (N, K), after a check of the input (N, K); N is not 0."""
-        self._check(input, (None,))
-        if not len(input):
+        """The targets for an input (N, K) as probabilities (N, K), from one-hot rows (N, K) or integer labels (N,)."""
+        self._check(input)
+        (rows, classes), target = input.shape, np.asarray(target)
+        if not rows:
             raise ValueError('%s.forward got a batch of no rows' % type(self).__name__)
-        return _target_matrix(target, input.shape, input.dtype)
+        if target.shape == (rows,) and np.issubdtype(target.dtype, np.integer):
+            wrong = np.flatnonzero((target < 0) | (target >= classes))
+            if wrong.size:
+                raise ValueError('target: row %d has the label %d, expected 0..%d' % (
+                    wrong[0], target[wrong[0]], classes - 1))
+            return np.eye(classes, dtype=input.dtype)[target]
+        if target.shape != input.shape:
+            raise ValueError('target: got shape %s and dtype %s, expected one-hot rows %s or integer labels (%d,)' % (
+                target.shape, target.dtype, input.shape, rows))
+        matrix = target.astype(input.dtype)
+        right = (abs(matrix.sum(axis=1) - 1) <= 1e-4) & (matrix.min(axis=1) >= 0)      # NaN is not right
+        if not right.all():
+            row = matrix[right.argmin()]
+            raise ValueError('target: row %d sums to %g, its least entry is %g; expected a one-hot row' % (
+                right.argmin(), row.sum(), row.min()))
+        return matrix
 
 
 class SoftmaxWithLoss(_Loss):
@@ -247,7 +242,8 @@ class SoftmaxWithLoss(_Loss):
     def __init__(self, label_smoothing=0.0):
         if not 0 <= label_smoothing < 1:
             raise ValueError('label_smoothing is %r, expected 0 <= label_smoothing < 1' % label_smoothing)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = float(label_smoothing)
+        self.arguments = '(label_smoothing=%g)' % label_smoothing if label_smoothing else '()'
 
     def forward(self, input, target):
         """Logits (N, K) and targets, one-hot (N, K) or integer labels (N,) -> (predict (N, K), the mean loss).
@@ -273,9 +269,6 @@ class SoftmaxWithLoss(_Loss):
         """Logits (N, K) -> probabilities (N, K)."""
         return softmax(input)[0]
 
-    def __repr__(self):
-        return 'SoftmaxWithLoss(%s)' % ('label_smoothing=%g' % self.label_smoothing if self.label_smoothing else '')
-
 
 class SquaredError(_Loss):
     """E = 1/N sum_n 1/2 sum_k (y_nk - t_nk)^2 with y_k = a_k, the lab's own derivation, as a mean over the batch."""
@@ -285,7 +278,7 @@ class SquaredError(_Loss):
         difference = input - self._targets(input, target)
         loss = 0.5 * np.sum(difference ** 2) / len(input)
         self._remember(loss, difference)
-        return input, float(loss)
+        return input.copy(), float(loss)
 
     @staticmethod
     def predict(input):
@@ -388,34 +381,32 @@ class BatchNorm(_Layer):
 
     parameter_names = ('weight', 'bias')
     state_names = ('running_mean', 'running_var')
-    arguments = '({0.features})'
 
     def __init__(self, features, momentum=0.1, eps=1e-5):
-        self.features, self.momentum, self.eps = features, momentum, eps
+        self.features, self.momentum, self.eps = features, float(momentum), float(eps)
+        self.arguments = '(%d%s)' % (features, '' if (momentum, eps) == (0.1, 1e-5) else
+                                     ', momentum=%g, eps=%g' % (momentum, eps))
         self.weight, self.bias = np.ones((1, features), np.float32), np.zeros((1, features), np.float32)
-        self.weight_grad = self.bias_grad = None
         self.running_mean, self.running_var = np.zeros((1, features), np.float32), np.ones((1, features), np.float32)
 
     def forward(self, input):
-        self._check(input, (None,) * (input.ndim - 2) + (self.features,))
+        self._check(input)
         rows, count = _long_rows(input), input.size // self.features          # count is R
         mean, var = [state.astype(input.dtype, copy=False) for state in (self.running_mean, self.running_var)]
         if self.training:
             if count < 2:
-                raise ValueError('BatchNorm.forward got a single row in training: its variance is not defined')
+                raise ValueError('BatchNorm.forward got %d row in training: a variance needs two' % count)
             mean = self._gather(_column_sums(rows)) / count
         centred = rows - self._spread(mean, rows)
         if self.training:
-            var = self._gather(_column_products(centred, centred)) / count
-            self.running_mean = self._running(self.running_mean, mean)
-            self.running_var = self._running(self.running_var, var * (count / (count - 1.0)))
+            var = self._gather(np.einsum('rd,rd->d', centred, centred)) / count
+            for name, batch in (('running_mean', mean), ('running_var', var * (count / (count - 1.0)))):
+                running = getattr(self, name)
+                setattr(self, name, ((1 - self.momentum) * running + self.momentum * batch).astype(running.dtype))
         inverse_std = 1 / np.sqrt(var + self.eps)
         output = centred * self._spread(inverse_std * self.weight, rows)
         output += self._spread(self.bias, rows)
         return self._remember(output.reshape(input.shape), centred, inverse_std, self.training)
-
-    def _running(self, running, batch):
-        return ((1 - self.momentum) * running + self.momentum * batch).astype(running.dtype)
 
     def _spread(self, vector, rows):
         """(1, D) -> the same numbers for each pixel of a long row, in the dtype of the rows."""
@@ -428,8 +419,8 @@ class BatchNorm(_Layer):
     def backward(self, output_grad):
         centred, inverse_std, training = self._recall(output_grad)
         delta, count = _long_rows(output_grad), output_grad.size // self.features
-        self.bias_grad = self._gather(_column_sums(delta))                                 # sum_r delta_r
-        self.weight_grad = self._gather(_column_products(delta, centred)) * inverse_std    # sum_r delta_r xhat_r
+        self.bias_grad = self._gather(_column_sums(delta))                                      # sum_r delta_r
+        self.weight_grad = self._gather(np.einsum('rd,rd->d', delta, centred)) * inverse_std    # sum_r delta_r xhat_r
         scale = self._spread(inverse_std * self.weight, delta)
         if not training:
             return (delta * scale).reshape(output_grad.shape)
@@ -459,11 +450,6 @@ def _column_sums(rows):
     return np.ones((1, len(rows)), rows.dtype) @ rows
 
 
-def _column_products(first, second):
-    """sum_r first[r, d] * second[r, d], (R, D) twice -> (1, D), without the array of products in between."""
-    return np.einsum('rd,rd->d', first, second)[np.newaxis]
-
-
 class Conv2d(_Layer):
     """a[y, x, o] = sum_u,v,c w[u, v, c, o] z[y + u - k//2, x + v - k//2, c] + b[o]: the same k x k window of weights
     at every place of the image, zeros outside it ("same" padding, stride 1), as LeCun et al. 1989.
@@ -484,11 +470,10 @@ class Conv2d(_Layer):
         self.parameter_names = ('weight', 'bias') if bias else ('weight',)
         self.arguments = '(%d, %d, kernel_size=%d%s)' % (in_channels, out_channels, kernel_size,
                                                          '' if bias else ', bias=False')
-        self.weight_grad = self.bias_grad = None
 
     def forward(self, input):
         """(N, H, W, C) -> (N, H, W, O)."""
-        self._check(input, (None, None, self.in_channels))
+        self._check(input)
         output = _correlate(input, self.weight)
         if self.bias is not None:
             output += self.bias.astype(input.dtype, copy=False)
@@ -570,7 +555,8 @@ def _strips(images, m, border):
                       (n, m * y, y, c))
 
 
-def _toom_cook(k, dtype, found={}):
+@functools.lru_cache(maxsize=None)
+def _toom_cook(k, dtype):
     """-> A (9, m), B (9, 9), G (9, k) with a = A'((G w) * (B'z)) for a_y = sum_u w_u z_{y+u}, m = 10 - k outputs.
 
     A polynomial of degree 8 is determined by its values at 8 points and its leading coefficient, its "value at
@@ -578,17 +564,14 @@ def _toom_cook(k, dtype, found={}):
     to coefficients (Lagrange, B): s = B((A r) * (G w)), 9 multiplications instead of m k. The sum above is this map's
     transpose with respect to r. Toom 1963, Cook 1966; for networks Lavin, Gray 2015 (arXiv:1509.09308).
     """
-    if (k, dtype) not in found:
-        points = np.array([0, 1, -1, 2, -2, 0.5, -0.5, 0.75])
-        others = [np.delete(points, i) for i in range(8)]
-        B = np.zeros((9, 9))
-        B[:8, :8] = np.transpose([np.poly(rest)[::-1] for rest in others])      # prod (x - q), q the other points
-        B[:, 8] = np.poly(points)[::-1]
-        denominators = np.array([[np.prod(p - rest)] for p, rest in zip(points, others)])
-        A, G = [np.vstack([np.vander(points, size, increasing=True), np.eye(size)[-1:]]) for size in (10 - k, k)]
-        G[:8] /= denominators
-        found[k, dtype] = A.astype(dtype), B.astype(dtype), G.astype(dtype)
-    return found[k, dtype]
+    points = np.array([0, 1, -1, 2, -2, 0.5, -0.5, 0.75])
+    others = [np.delete(points, i) for i in range(8)]
+    B = np.zeros((9, 9))
+    B[:8, :8] = np.transpose([np.poly(rest)[::-1] for rest in others])      # prod (x - q), q the other points
+    B[:, 8] = np.poly(points)[::-1]
+    A, G = [np.vstack([np.vander(points, size, increasing=True), np.eye(size)[-1:]]) for size in (10 - k, k)]
+    G[:8] /= np.array([[np.prod(p - rest)] for p, rest in zip(points, others)])
+    return A.astype(dtype), B.astype(dtype), G.astype(dtype)
 
 
 class MaxPool2d(_Layer):
@@ -601,10 +584,10 @@ class MaxPool2d(_Layer):
     """
 
     def __init__(self, ceil_mode=False):
-        self.ceil_mode = ceil_mode
+        self.ceil_mode, self.arguments = ceil_mode, '(ceil_mode=True)' if ceil_mode else '()'
 
     def forward(self, input):
-        self._check(input, (None, None, None))
+        self._check(input)
         shape = input.shape
         if self.ceil_mode:      # a border pixel's copy is never the first to be greatest, so it gets no gradient
             input = np.pad(input, ((0, 0), (0, shape[1] % 2), (0, shape[2] % 2), (0, 0)), mode='edge')
@@ -636,13 +619,9 @@ class MaxPool2d(_Layer):
         return images[before + (slice(0, end, 2),)], images[before + (slice(1, end, 2),)]
 
     def output_shape(self, input_shape):
-        if len(input_shape) != 3:
-            self._refuse(input_shape, 'images (N, H, W, C)')
-        more = 1 if self.ceil_mode else 0
-        return ((input_shape[0] + more) // 2, (input_shape[1] + more) // 2, input_shape[2])
-
-    def __repr__(self):
-        return 'MaxPool2d(%s)' % ('ceil_mode=True' if self.ceil_mode else '')
+        if len(input_shape) != 3 or min(input_shape[:2]) < 2 - self.ceil_mode:
+            self._refuse(input_shape, 'images (N, H, W, C) with at least one whole square')
+        return tuple((side + self.ceil_mode) // 2 for side in input_shape[:2]) + input_shape[2:]
 
 
 class Augment(_Layer):
@@ -652,7 +631,8 @@ class Augment(_Layer):
     shear for each axis. elastic in pixels: the standard deviation of a smooth random displacement, given at 4 x 4
     points and interpolated between them, after Simard et al.: Best Practices for Convolutional Neural Networks, 2003.
 
-    Takes (N, S*S) or (N, S, S, 1) with blank borders: a place outside the image reads as the nearest border pixel.
+    Takes (N, S*S) or (N, S, S, 1) with blank borders: a place outside the image reads as the border pixel
+    nearest to it, to a thousandth.
     """
 
     augments = True

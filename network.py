@@ -11,12 +11,15 @@ import concurrent.futures
 import contextlib
 import copy
 import ctypes
+import functools
 import glob
 import io
 import json
 import os
 import re
+import sys
 import time
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -35,14 +38,14 @@ Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
 class Network(object):
     """Layers in a row with a loss at the end.
 
-    Network() is the lab's own network, 784-512-256-47 with ReLU; its layers are fc1, act1, fc2, act2, fc3 and loss.
+    Network() is the lab's own network, 784-512-256-47 with ReLU; its layers are fc1, act1, fc2, act2, fc3 and loss,
+    which are other names for the elements of `layers`: to exchange a layer, make a new network.
     Network([layer, ...], loss) chains any layers; ValueError if an output does not fit the next layer's input. The
     first layer gets rows of 784 numbers, or of its in_features, or what `input_shape` says, e.g. (28, 28, 1).
 
     With shards > 1 each batch is cut into that many parts, which run at the same time, each in a thread with one BLAS
     thread and with its own copies of the layers' memories; their gradients are added in a fixed order. The numbers do
-    not depend on how many cores there are, but BatchNorm then normalises each part by itself. The layers' settings,
-    e.g. Dropout's p, are copied once, when the network is made.
+    not depend on how many cores there are, but BatchNorm then normalises each part by itself.
     """
 
     def __init__(self, layers=None, loss=None, shards=1, rng=None, input_shape=None):
@@ -60,24 +63,20 @@ class Network(object):
         if len(set(map(id, self.layers))) < len(self.layers):
             raise ValueError('a layer stands in the network twice: it can remember the input of one place only')
         self.loss = loss or SoftmaxWithLoss()
-        self.input_shape = input_shape or (getattr(self.layers[0], 'in_features', 28 * 28),)
+        self.input_shape = (getattr(self.layers[0], 'in_features', 28 * 28),) if input_shape is None else tuple(
+            np.ravel(input_shape).tolist())
         self.shards = shards
         self.velocity = {}      # SGD's memory, by the parameter's name
         self._shares = [1.0]    # the part of the last batch's rows that each shard got
         self.history = []       # one record an epoch, see fit
-        self._shapes()          # refuses layers that do not fit
+        self.shapes()          # refuses layers that do not fit
         self._chains = [(self.layers, self.loss)] + [
             ([copy.copy(layer) for layer in self.layers], copy.copy(self.loss)) for _ in range(shards - 1)]
-        self._pool = None
         if shards > 1:
-            self._pool = concurrent.futures.ThreadPoolExecutor(min(shards, os.cpu_count() or 1))
             keep_freed_memory()
-        for shard, (layers, _) in enumerate(self._chains):
-            trained = False
+        for layers, _ in self._chains[1:]:
             for layer in layers:
-                layer.needs_input_grad = trained     # dE/d(input) is wanted only behind the first layer that is trained
-                trained = trained or bool(layer.parameter_names)
-                if shard and hasattr(layer, 'rng'):  # no two threads may draw from one generator
+                if hasattr(layer, 'rng'):      # no two threads may draw from one generator
                     layer.rng = np.random.default_rng(layer.rng.integers(2 ** 31))
 
     # Forward, backward, update ---------------------------------------------------------------------------------------
@@ -88,6 +87,7 @@ class Network(object):
             raise ValueError('forward got %d rows of input and %d targets' % (len(input), len(target)))
 
         def run(layers, loss, share, input, target):
+            loss._memory = None      # should a layer refuse its input, backward must not go on with the batch before
             for layer in layers:
                 input = layer.forward(input)
             predict, value = loss.forward(input, target)
@@ -107,11 +107,11 @@ class Network(object):
         def run(layers, loss, share):
             delta = loss.backward()
             delta *= delta.dtype.type(share)      # so that the shards' gradients need only be added
-            for layer in reversed(layers):
-                delta = layer.backward(delta)
-                layer._memory = None      # room for what comes: 0.94 of the time of the benchmark's cnn
-                if not layer.needs_input_grad:
-                    break
+            first = min([index for index, layer in enumerate(layers) if layer.parameter_names] or [len(layers)])
+            for index in range(len(layers) - 1, first - 1, -1):
+                layers[index].needs_input_grad = index > first      # nothing before the first is trained
+                delta = layers[index].backward(delta)
+                layers[index]._memory = None      # room for what comes: 0.94 of the time of the benchmark's cnn
             for layer in layers + [loss]:
                 layer._memory = None
 
@@ -137,8 +137,8 @@ class Network(object):
             decay = weight_decay if attribute in layer.decayed_names else 0.0
             # A piece at a time, so that it stays in the cache from line to line of sgd_step: twice as fast
             for start in range(0, weight.size, 2 ** 16):
-                sgd_step(*[array[start:start + 2 ** 16] for array in arrays], lr=float(lr), momentum=momentum,
-                         nesterov=nesterov, weight_decay=decay)
+                sgd_step(*[array[start:start + 2 ** 16] for array in arrays], lr=float(lr), momentum=float(momentum),
+                         nesterov=nesterov, weight_decay=float(decay))
 
     def _run(self, function, *arrays):
         """[function(layers, loss, share of the rows, part of each array)] for each shard, side by side.
@@ -152,17 +152,20 @@ class Network(object):
                             for shard, (layers, _) in enumerate(self._chains)]
             for layers, _ in self._chains[1:shards]:
                 for layer, twin in zip(self.layers, layers):
-                    for name in layer.parameter_names + layer.state_names + ('training',):
-                        setattr(twin, name, getattr(layer, name))
+                    vars(twin).update((name, value) for name, value in vars(layer).items()
+                                      if name not in ('_memory', 'rng'))
         shards = len(self._shares)
         if shards == 1:
             return [function(self.layers, self.loss, 1.0, *arrays)]
         parts = [np.array_split(array, shards) for array in arrays]
+        pool, futures = _threads(min(self.shards, os.cpu_count() or 1)), []
         with blas_threads(1):
-            futures = [self._pool.submit(function, *(self._chains[i] + (share,) + tuple(part[i] for part in parts)))
-                       for i, share in enumerate(self._shares)]
-            concurrent.futures.wait(futures)      # all of them, even if one raises
-            return [future.result() for future in futures]
+            try:
+                for i, share in enumerate(self._shares):
+                    futures.append(pool.submit(function, *(self._chains[i] + (share,) + tuple(p[i] for p in parts))))
+                return [future.result() for future in futures]
+            finally:      # also when one raises, or at Ctrl-C: none may go on to change the layers
+                concurrent.futures.wait(futures)
 
     def _add(self, index, attribute, factors=None):
         """Set a layer's attribute to the sum of the shards' arrays, times `factors` if given, in a fixed order."""
@@ -257,8 +260,9 @@ class Network(object):
 
         A last single row goes with the batch before it: BatchNorm needs two in training.
         """
-        if not len(order):
-            raise ValueError('there are no rows to train on or to evaluate')
+        data, label = labelled(data, label)
+        if batch_size < 1:
+            raise ValueError('batch_size is %r, expected 1 or more' % batch_size)
         total_loss, predicted, starts = 0.0, [], list(range(0, len(order), batch_size))
         if len(order) - starts[-1] == 1 and len(starts) > 1 and batch_size > 1:
             starts.pop()
@@ -287,14 +291,18 @@ class Network(object):
         an exception or Ctrl-C, the best weights so far are put in place before the exception goes on; when the first
         epoch diverges, those before it.
         """
-        settings = '%r, %d rows, %d epochs of batches of %d, lr %r %s, seed %r, ema_decay %r, %r' % (
-            self, len(train[0]), epochs, batch_size, lr, getattr(schedule, '__name__', ''), seed, ema_decay,
-            sorted(sgd.items()))
-        self.history, self.velocity = [], {}
-        best, steps = {}, 0
+        train, validation = labelled(*train), validation and labelled(*validation)
+        best, steps, settings = {}, 0, None
         average = self._copies() if ema_decay else {}
+        if checkpoint:      # as JSON gives it back
+            settings = json.loads(json.dumps(dict(
+                sgd, network=repr(self), shards=self.shards, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed,
+                schedule=[schedule(part / 8.0) for part in range(8) if schedule], ema_decay=ema_decay,
+                data=[zlib.crc32(np.ascontiguousarray(array)) for array in train + (validation or ())]), default=float))
         if checkpoint and os.path.exists(checkpoint):
             average, best = self._resume(checkpoint, settings)
+        else:
+            self.history, self.velocity = [], {}
         last = self._copies()
 
         def accumulate():
@@ -315,8 +323,8 @@ class Network(object):
                         after_step=accumulate if ema_decay else None, **sgd)
                     if not all(np.isfinite(array).all() for array in self.arrays().values()):
                         raise FloatingPointError('a weight is not finite after the last batch: lower the learning rate')
-                    last = self._copies()
-                    self._set(average or last, 'the average')
+                    trained = self._copies()
+                    self._set(average or trained, 'the average')
                     validated = self.evaluate(*validation)._asdict() if validation else None
                 except FloatingPointError as error:
                     self._set(last, 'the weights before this epoch')
@@ -324,6 +332,7 @@ class Network(object):
                 if not validation or validated['balanced_accuracy'] > max(
                         [record['validation']['balanced_accuracy'] for record in self.history] or [-1]):
                     best = self._copies()
+                last = trained
                 self._set(last, 'the last weights')
                 self.history.append({'epoch': epoch, 'epochs': epochs, 'seconds': time.time() - started,
                                      'train': training._asdict(), 'validation': validated})
@@ -336,7 +345,7 @@ class Network(object):
                 self._set(best, 'the best weights')
 
     def _reseed(self, seed):
-        """New generators for all layers that draw random numbers, each with numbers of its own."""
+        """New generators for all layers that draw random numbers, one for each layer and shard."""
         for shard, (layers, _) in enumerate(self._chains):
             for index, layer in enumerate(layers):
                 if hasattr(layer, 'rng'):
@@ -346,8 +355,8 @@ class Network(object):
 
     def arrays(self):
         """{name: array} of all parameters and states, the arrays themselves."""
-        return collections.OrderedDict((name, getattr(self.layers[index], attribute)) for kind in (
-            'parameter_names', 'state_names') for name, index, attribute in self._named(kind))
+        return {name: getattr(self.layers[index], attribute) for kind in ('parameter_names', 'state_names')
+                for name, index, attribute in self._named(kind)}
 
     def _copies(self):
         return {name: array.copy() for name, array in self.arrays().items()}
@@ -389,9 +398,11 @@ class Network(object):
         """Put a checkpoint's weights, velocities and history in place; return the average's and the best weights."""
         arrays = read_npz(path)
         about = json.loads(str(arrays.pop('about', '{}')))
-        if about.get('settings') != settings:
-            raise ValueError('%s is the checkpoint of another training: move it away to start anew; it holds %s, '
-                             'expected %s' % (path, about.get('settings'), settings))
+        held = about.get('settings') or {}
+        if held != settings:
+            raise ValueError('%s is the checkpoint of another training, which differs in %s: move it away to start '
+                             'anew' % (path, ', '.join(sorted(name for name in set(held) | set(settings)
+                                                              if held.get(name) != settings.get(name)))))
         kinds = collections.defaultdict(dict)
         for name, array in arrays.items():
             kind, name = name.split(' ', 1)
@@ -404,7 +415,7 @@ class Network(object):
         self.velocity, self.history = kinds['velocity'], about['history']
         return kinds['average'], kinds['best']
 
-    def _shapes(self):
+    def shapes(self):
         """[the output's shape of each layer, without N]; ValueError, naming the layer, where two do not fit."""
         shape, shapes = self.input_shape, []
         for index, layer in enumerate(self.layers):
@@ -417,12 +428,29 @@ class Network(object):
 
     def __repr__(self):
         lines = []
-        for index, (layer, shape) in enumerate(zip(self.layers, self._shapes())):
+        for index, (layer, shape) in enumerate(zip(self.layers, self.shapes())):
             count = sum(getattr(layer, name).size for name in layer.parameter_names)
             lines.append('%3d  %-50r %-18s %9s' % (index, layer, 'x'.join(map(str, shape)), count or ''))
         total = sum(getattr(self.layers[index], name).size for _, index, name in self._named('parameter_names'))
         lines.append('     %-50r %-18s %9d parameters' % (self.loss, '', total))
         return '\n'.join(lines)
+
+
+@functools.lru_cache(maxsize=None)
+def _threads(count):
+    """The threads that work for all networks with shards."""
+    return concurrent.futures.ThreadPoolExecutor(count)
+
+
+def labelled(data, label):
+    """The rows (N, ...) and their integer labels (N,) as arrays; ValueError where they do not belong together."""
+    data, label = np.asarray(data), np.asarray(label)
+    if not len(data):
+        raise ValueError('there are no rows to train on or to evaluate')
+    if label.shape != (len(data),) or label.dtype.kind not in 'iu':
+        raise ValueError('got %d rows and labels of shape %s and dtype %s, expected integer labels of shape (%d,)' % (
+            len(data), label.shape, label.dtype, len(data)))
+    return data, label
 
 
 def sgd_step(weight, grad, velocity, lr, momentum, nesterov, weight_decay):
@@ -485,7 +513,7 @@ def history_table(history):
 def split_rows(count, validation_count, seed):
     """0..count-1 shuffled and cut in two -> (train rows, validation rows); no row is in both."""
     if not 0 < validation_count < count:
-        raise ValueError('cannot keep %d of %d rows for validation: make val_image_num smaller' % (
+        raise ValueError('cannot keep %d of %d rows for validation: keep fewer, at least one' % (
             validation_count, count))
     order = np.random.default_rng(seed).permutation(count)
     return order[:-validation_count], order[-validation_count:]
@@ -508,16 +536,15 @@ def blas_threads(count):
             _openblas('set_num_threads')(before)
 
 
-def _openblas(name, found={}):
+@functools.lru_cache(maxsize=None)
+def _openblas(name):
     """OpenBLAS's function of that name, from the library in NumPy's own package; None where there is none."""
-    if name not in found:
-        found[name] = None
-        home = os.path.dirname(np.__file__)
-        for path in glob.glob(os.path.join(home, '.libs', '*openblas*')) + glob.glob(home + '.libs/*openblas*'):
-            library = ctypes.CDLL(path)
-            for symbol in ('scipy_openblas_%s64_', 'openblas_%s64_', 'openblas_%s'):
-                found[name] = found[name] or getattr(library, symbol % name, None)
-    return found[name]
+    home = os.path.dirname(np.__file__)
+    for path in sum((glob.glob(home + place) for place in ('/.libs/*openblas*', '.libs/*openblas*',
+                                                           '/.dylibs/*openblas*')), []):
+        for symbol in ('scipy_openblas_%s64_', 'openblas_%s64_', 'openblas_%s'):
+            if hasattr(ctypes.CDLL(path), symbol % name):
+                return getattr(ctypes.CDLL(path), symbol % name)
 
 
 def keep_freed_memory():
@@ -560,17 +587,16 @@ def write_npz(path, arrays):
 
 def read_npz(path):
     """{name: array} of an .npz file; ValueError in one sentence where it is not one. Pickled objects are refused."""
-    try:
-        with open(path, 'rb') as stream, np.load(stream, allow_pickle=False) as file:
-            damaged = file.zip.testzip()      # NumPy alone reads as many bytes as a damaged header claims, unchecked
-            if damaged:
-                raise ValueError('the checksum of %s does not fit' % damaged)
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except Exception as error:      # zipfile, zlib and NumPy raise a dozen kinds for a damaged file
-        raise ValueError('%s is not a whole .npz file of arrays (%s): fetch it again, or train anew' % (
-            path, re.split(r'[.:]?\s*\n|[.:] ', str(error))[0] or type(error).__name__))
+    with open(path, 'rb') as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as file:
+                damaged = file.zip.testzip()      # NumPy alone reads what a damaged header claims, unchecked
+                if damaged:
+                    raise ValueError('the checksum of %s does not fit' % damaged)
+                return {name: file[name] for name in file.files}
+        except Exception as error:      # zipfile, zlib and NumPy raise a dozen kinds for a damaged file
+            raise ValueError('%s is not a whole .npz file of arrays (%s): fetch it again, or train anew' % (
+                path, re.split(r'[.:]?\s*\n|[.:] ', str(error))[0] or type(error).__name__))
 
 
 def read_csv(path, columns):
@@ -690,6 +716,9 @@ def main():
     parser.add_argument('--weights', default='character_network.npz', help='default: character_network.npz')
     parser.add_argument('--submission', default='DLAD-test-predict.csv', help='default: DLAD-test-predict.csv')
     options = parser.parse_args()
+    for path in (options.checkpoint, options.weights, options.submission):
+        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise FileNotFoundError('%s cannot be written: make its folder first' % path)
 
     data, label = read_train(os.path.join(options.data, 'train.csv'))
     test = read_csv(os.path.join(options.data, 'test.csv'), 784)
@@ -719,4 +748,7 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit('network.py: %s' % error)

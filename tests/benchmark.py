@@ -278,7 +278,7 @@ def matrix_products(net, batch, threads):
             taps, places = layer.weight.size // (channels * outputs), int(np.prod(shape[:-1], dtype=int))
             sizes = [(batch * places, taps * channels), (taps * channels, outputs),      # input and weight,
                      (batch * places, outputs), (taps * channels, outputs)]              # output and weight gradient
-            if layer.needs_input_grad:
+            if layers:      # before the first nothing is trained
                 sizes += [(batch * places, taps * outputs), (taps * outputs, channels), (batch * places, channels)]
             layers.append((places, [rng.random(size, dtype=np.float32) for size in sizes]))
 

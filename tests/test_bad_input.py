@@ -298,7 +298,7 @@ def test_read_train_gives_pixels_and_labels(tmp_path):
 
 @pytest.mark.parametrize('count, kept', [(0, 8000), (1, 1), (7999, 8000), (8000, 8000), (100, -1), (100, 0)])
 def test_too_few_rows_for_the_validation(count, kept):
-    refusal(ValueError, lambda: network.split_rows(count, kept, 0), '%d of %d rows' % (kept, count), 'val_image_num')
+    refusal(ValueError, lambda: network.split_rows(count, kept, 0), '%d of %d rows' % (kept, count), 'keep fewer')
 
 
 # Weights and checkpoints ----------------------------------------------------------------------------------------------

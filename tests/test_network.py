@@ -1,14 +1,22 @@
 """Network: gradients as a whole, SGD, shards, prediction, training that stops and goes on, and all files it touches."""
+import copy
+import functools
 import os
 import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import network
 from gradient_check import check_network, compare
 from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, MaxPool2d, PixelScaling, ReLU, Reshape,
-                   SoftmaxWithLoss, SquaredError, _Layer)
+                   Sigmoid, SoftmaxWithLoss, SquaredError, _Layer)
 from network import Network
 
 CLASSES, FEATURES = 4, 6
@@ -201,6 +209,71 @@ def test_backward_before_forward_and_update_before_backward_are_refused(shards):
 
 
 @both_shards
+def test_backward_is_refused_after_a_refused_forward(shards):
+    net = mlp(shards)
+    net.forward(*data(8))
+    with pytest.raises(ValueError, match='label 9'):
+        net.forward(data(8, 2)[0], np.full(8, 9))
+    with pytest.raises(RuntimeError, match='backward was called before forward'):
+        net.backward()
+
+
+def test_a_second_network_of_the_same_layers_leaves_the_first_as_it_was():
+    net, grads = mlp(), []
+    for _ in range(2):
+        net.forward(*data(8))
+        net.backward()
+        grads.append(net.layers[0].weight_grad)
+        other = Network(net.layers[1:], input_shape=5)      # starts where nothing before it is trained
+        other.forward(normal(8, 5), data(8)[1])
+        other.backward()
+        net.layers[0].weight_grad = None
+    np.testing.assert_array_equal(*grads)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='another process cannot send this one Ctrl-C')
+def test_after_ctrl_c_no_thread_goes_on_to_change_the_layers():
+    class Slow(ReLU):
+        def forward(self, input):
+            if threading.current_thread() is not threading.main_thread():
+                started.append(threading.current_thread())
+                time.sleep(0.3)      # until the main thread waits for both
+                if started[0] is threading.current_thread():
+                    os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.3)
+                ended.append(1)
+            return super(Slow, self).forward(input)
+
+    started, ended = [], []
+    net = Network([FullyConnected(FEATURES, CLASSES), Slow()], shards=2)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            net.forward(*data(8))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(ended) == len(started) == 2, '%d of %d threads still run' % (len(started) - len(ended), len(started))
+
+
+@both_shards
+def test_a_network_can_be_copied(shards):
+    net = everything(shards)
+    train(net, 1)
+    twin = copy.deepcopy(net)
+    np.testing.assert_array_equal(twin.predict(data(9)[0]), net.predict(data(9)[0]))
+    before = snapshot(net)
+    train(twin, 1)
+    assert same(snapshot(net), before) and not same(snapshot(twin), before)
+
+
+def test_a_setting_changed_later_holds_for_every_shard():
+    net = Network([FullyConnected(FEATURES, CLASSES), Dropout(0.5)], SquaredError(), shards=2)
+    net.layers[1].p = 0.0
+    predict, _ = net.forward(*data(8))
+    assert (predict != 0).all(), 'a shard still drops: %s' % predict
+
+
+@both_shards
 def test_backward_gives_up_what_forward_kept(shards):
     net = everything(shards)
     net.forward(*data(8))
@@ -227,7 +300,7 @@ def test_inputs_that_do_not_fit_are_refused(shards):
     net = mlp(shards)
     with pytest.raises(ValueError, match='8 rows of input and 7 targets'):
         net.forward(data(8)[0], data(7)[1])
-    with pytest.raises(ValueError, match=r'FullyConnected.*expected \(N, 6\)'):
+    with pytest.raises(ValueError, match=r'FullyConnected\(6, 5\) expects 6 features.*\(N, 5\)'):
         net.forward(normal(8, 5), data(8)[1])
 
 
@@ -235,6 +308,8 @@ def test_the_first_layers_input_shape_is_assumed_or_given():
     net = Network([PixelScaling(), FullyConnected(64, 3)], input_shape=(64,))
     assert net.predict(np.zeros((2, 64))).shape == (2, 3)
     assert Network([Conv2d(3, 2), Flatten(), FullyConnected(32, 3)], input_shape=(4, 4, 3)).input_shape == (4, 4, 3)
+    for shape in (64, [64], np.array([64])):
+        assert Network([FullyConnected(64, 3)], input_shape=shape).input_shape == (64,)
     with pytest.raises(ValueError, match=r'layer 1: FullyConnected\(64, 3\) expects 64 features.*\(N, 784\)'):
         Network([PixelScaling(), FullyConnected(64, 3)])
     with pytest.raises(ValueError, match='at least one layer'):
@@ -276,8 +351,9 @@ def test_predicting_from_views_does_not_touch_the_generators_of_the_training(sha
     assert losses[0] == losses[1], 'the loss of the next batch is %r, after predict %r' % tuple(losses)
 
 
-def test_what_predict_returned_may_be_changed_before_backward():
-    net, grads = mlp(), []
+@pytest.mark.parametrize('loss', [SoftmaxWithLoss(), SquaredError()], ids=repr)
+def test_what_predict_returned_may_be_changed_before_backward(loss):
+    net, grads = Network([FullyConnected(FEATURES, CLASSES, np.random.default_rng(0)), Sigmoid()], loss), []
     for change in (False, True):
         predict, _ = net.forward(*data(8))
         if change:
@@ -373,12 +449,34 @@ def test_a_last_single_row_goes_with_the_batch_before_it():
     settings = {'batch_size': 4, 'lr': 0.1, 'rng': np.random.default_rng(0), 'after_step': lambda: steps.append(1)}
     net.train_epoch(*data(9), **settings)
     assert len(steps) == 2, '9 rows in batches of 4 took %d steps, expected 2, of 4 and 5 rows' % len(steps)
-    with pytest.raises(ValueError, match='BatchNorm.*single row'):
+    with pytest.raises(ValueError, match='BatchNorm.*got 1 row'):
         net.train_epoch(*data(1), **settings)
     with pytest.raises(ValueError, match='there are no rows'):
         net.train_epoch(*data(0), **settings)
     with pytest.raises(ValueError, match='there are no rows'):
         net.evaluate(*data(0))
+    with pytest.raises(ValueError, match='batch_size is 0, expected 1 or more'):
+        net.evaluate(*data(9), batch_size=0)
+
+
+@pytest.mark.parametrize('label', [data(49)[1], data(51)[1], data(50)[1].astype(float), np.eye(CLASSES)[data(50)[1]]],
+                         ids=['fewer', 'more', 'floats', 'one-hot'])
+def test_labels_that_do_not_belong_to_the_rows_are_refused_before_training(label):
+    net, rows = mlp(), data(50)[0]
+    before = snapshot(net)
+    for call in (lambda: net.evaluate(rows, label), lambda: train(net, train=(rows, label)),
+                 lambda: train(net, validation=(rows, label))):
+        with pytest.raises(ValueError, match=r'got 50 rows and labels of shape .*, expected integer labels .*\(50,'):
+            call()
+    assert same(snapshot(net), before)
+
+
+def test_rows_of_a_table_belong_to_labels_by_place_not_by_index():
+    input, label = data(50)
+    order = np.random.default_rng(0).permutation(50)
+    table = pd.DataFrame(input).assign(label=label).iloc[order]
+    expected = mlp().evaluate(input[order], label[order])
+    assert mlp().evaluate(table.drop(columns='label'), table.label) == expected
 
 
 def test_each_epoch_of_fit_has_its_own_order():
@@ -486,9 +584,6 @@ def test_inputs_that_give_no_finite_loss_are_noticed(shards, value, loss):
     assert isinstance(error, FloatingPointError) and 'the loss is' in str(error), error
 
 
-fit = train
-
-
 def test_ema_validates_and_keeps_the_average_of_all_steps():
     net, decay, expected, steps = mlp(), 0.9, snapshot(mlp()), []
     update = net.update
@@ -573,35 +668,39 @@ def without_seconds(history):
 @pytest.mark.parametrize('ema_decay', [0.0, 0.9])
 @pytest.mark.parametrize('stop_after', [1, 3])
 def test_interrupted_and_resumed_is_bit_identical_to_undisturbed(tmp_path, shards, stop_after, ema_decay):
-    def train(net, **changes):
-        return fit(net, ema_decay=ema_decay, **changes)
-
+    train_averaged = functools.partial(train, ema_decay=ema_decay)
     path = str(tmp_path / 'checkpoint.npz')
     undisturbed, resumed = everything(shards), everything(shards, seed=9)
-    expected, _ = train(undisturbed)
-    assert isinstance(train(everything(shards), checkpoint=path, stop_after=stop_after)[1], KeyboardInterrupt)
-    weights, _ = train(resumed, checkpoint=path)
+    expected, _ = train_averaged(undisturbed)
+    assert isinstance(train_averaged(everything(shards), checkpoint=path, stop_after=stop_after)[1], KeyboardInterrupt)
+    weights, _ = train_averaged(resumed, checkpoint=path)
     assert len(weights) == 4 - stop_after and all(map(same, weights, expected[stop_after:]))
     assert same(snapshot(resumed), snapshot(undisturbed))
     assert without_seconds(resumed.history) == without_seconds(undisturbed.history)
     again = everything(shards, seed=8)
-    assert train(again, checkpoint=path) == ([], None) and same(snapshot(again), snapshot(undisturbed))
+    assert train_averaged(again, checkpoint=path) == ([], None) and same(snapshot(again), snapshot(undisturbed))
     assert sorted(os.listdir(str(tmp_path))) == ['checkpoint.npz']
 
 
 @pytest.mark.parametrize('changes', [{'lr': 0.06}, {'seed': 1}, {'epochs': 5}, {'batch_size': 15}, {'momentum': 0.8},
                                      {'weight_decay': 0}, {'nesterov': True}, {'ema_decay': 0.9},
                                      {'schedule': falling_off},
-                                     {'train': data(49)}, {'net': cnn}], ids=repr)
+                                     {'schedule': lambda done: 1.5 - done}, {'schedule': None},
+                                     {'train': data(49)}, {'train': data(50, 3)}, {'validation': data(30, 3)},
+                                     {'validation': None}, {'net': cnn},
+                                     {'net': functools.partial(mlp, 2)}], ids=repr)
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, changes):
     path = str(tmp_path / 'checkpoint.npz')
-    train(mlp(), 4, checkpoint=path, stop_after=2)
+    settings = {'epochs': 4, 'schedule': lambda done: 1 - done}
+    train(mlp(), checkpoint=path, stop_after=2, **settings)
     changes = dict(changes)
-    net = changes.pop('net', mlp)(seed=5)
+    net, name = changes.pop('net', mlp)(seed=5), ''.join(changes)
+    net.history = ['of before']
     before = snapshot(net)
-    with pytest.raises(ValueError, match='checkpoint.npz is the checkpoint of another training'):
-        train(net, checkpoint=path, **dict({'epochs': 4}, **changes))
-    assert same(snapshot(net), before)
+    with pytest.raises(ValueError, match='checkpoint.npz is the checkpoint of another training, which differs in .*%s'
+                       % {'train': 'data', 'validation': 'data'}.get(name, name)) as caught:
+        train(net, checkpoint=path, **dict(settings, **changes))
+    assert same(snapshot(net), before) and net.history == ['of before'] and '\n' not in str(caught.value)
 
 
 @both_shards
@@ -639,7 +738,7 @@ def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
     library = type('Library', (), {'mallopt': staticmethod(lambda *arguments: calls.append(arguments))})
     monkeypatch.setattr(network.ctypes, 'CDLL', lambda name: library)
     network.keep_freed_memory()
-    assert len(calls) == (2 if os.name == 'posix' else 0)
+    assert calls == ([(-1, 2 ** 31 - 1), (-3, 2 ** 25)] if os.name == 'posix' else [])      # M_TRIM_, M_MMAP_THRESHOLD
     monkeypatch.setattr(network.ctypes, 'CDLL', lambda name: object())      # a C library without mallopt
     network.keep_freed_memory()
 
@@ -836,3 +935,13 @@ def test_the_command_trains_writes_and_resumes(tmp_path, monkeypatch, capsys):
     assert files[0][2].startswith(b'epoch,seconds,train_accuracy,train_balanced,train_loss,validation_accuracy,')
     assert sorted(os.listdir('.')) == ['DLAD-test-predict.csv', 'character_network.csv', 'character_network.npz',
                                        'test.csv', 'train.csv', 'training.npz']
+
+
+def test_the_command_says_in_one_line_what_is_missing_before_it_trains(tmp_path):
+    for arguments, message in ((['--data', 'nowhere'], 'train.csv is missing: copy it there'),
+                               (['--weights', 'no/w.npz'], 'no/w.npz cannot be written: make its folder first'),
+                               (['--submission', 'no/s.csv'], 'no/s.csv cannot be written: make its folder first')):
+        process = subprocess.run([sys.executable, network.__file__] + arguments, cwd=str(tmp_path),
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        complaint = process.stderr.decode()
+        assert process.returncode == 1 and message in complaint and complaint.count('\n') == 1, complaint
