@@ -556,7 +556,7 @@ def main(arguments=None):
         print('prepare.py: {}'.format(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('prepare.py: interrupted; nothing half-written is left', file=sys.stderr)
+        print('prepare.py: interrupted; files under their final names are whole', file=sys.stderr)
         return 130
     print('wrote {} to {}'.format(', '.join(FILES), options['folder']))
     return 0

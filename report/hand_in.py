@@ -19,6 +19,7 @@ import tempfile
 import zipfile
 
 import nbformat
+from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -103,7 +104,7 @@ def rehearse(content, name, data, rows, quick):
                 stderr=subprocess.DEVNULL)      # where the kernel talks of its own affairs
         except CellExecutionError as error:
             raise Refused('the four files by themselves do not run: %s: %s' % (error.ename, error.evalue))
-        except (CellTimeoutError, DeadKernelError) as error:
+        except (CellTimeoutError, DeadKernelError, NoSuchKernel) as error:
             raise Refused('the four files by themselves do not run: %s' % error)
         require(os.path.isfile(os.path.join(folder, SUBMISSION)), 'the notebook by itself wrote no %s', SUBMISSION)
         check_submission(read(os.path.join(folder, SUBMISSION)), rows)

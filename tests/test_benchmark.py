@@ -43,7 +43,7 @@ def test_table_and_figure(tmp_path, capsys):
     assert (rows.side[rows.part == 'cnn'].str.startswith('sgemm')).sum() == 1
     epochs = rows[rows.measurement.str.startswith('epoch')]
     assert list(epochs.measurement) == ['epoch 1 of 2, default', 'epoch 2 of 2, default']
-    assert len(rows[rows.part == 'scaling']) == 4 and epochs.peak_MB.is_monotonic_increasing
+    assert len(rows[rows.part == 'scaling']) == 4 and epochs.peak_MB.max() < 1.05 * epochs.peak_MB.min()
 
 
 def test_missing_frameworks_are_reported(tmp_path, monkeypatch, capsys):

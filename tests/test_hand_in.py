@@ -131,7 +131,11 @@ BROKEN = [     # what is done to the project, what the sentence must say
     (lambda folder: (folder / 'data' / 'train.csv').unlink(), 'train.csv is missing'),
     (wrong_notebook(SOURCE.replace('network', 'helper')), 'by themselves do not run: ModuleNotFoundError'),
     (wrong_notebook(SOURCE.replace('np.arange(', 'np.ones(3 + ')), 'has 13 predictions, expected 10'),
-    (wrong_notebook('1'), 'the notebook by itself wrote no DLAD-test-predict.csv')]
+    (wrong_notebook('1'), 'the notebook by itself wrote no DLAD-test-predict.csv'),
+    (lambda folder: (folder / 'Lab1_studentid.ipynb').write_bytes(notebook(SOURCE).replace(
+        b'"metadata": {},\n "nbformat"',
+        b'"metadata": {"kernelspec": {"name": "conda-x", "display_name": "x"}},\n "nbformat"')),
+     'do not run: No such kernel named conda-x')]
 
 
 @pytest.mark.parametrize('damage, expected', BROKEN, ids=[row[1] for row in BROKEN])

@@ -18,6 +18,8 @@ import matplotlib
 import numpy as np
 import pytest
 
+import network
+
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'data', 'prepare.py')
 spec = importlib.util.spec_from_file_location('prepare', SCRIPT)
 prepare = importlib.util.module_from_spec(spec)
@@ -62,6 +64,10 @@ def test_stand_in_has_the_labs_format(small):
         assert table.shape == shape, '{}: got shape {}, expected {}'.format(name, table.shape, shape)
         assert table.min() == 0 and table.max() == largest, '{}: got values {}..{}, expected 0..{}'.format(
             name, table.min(), table.max(), largest)
+
+
+def test_labels_mean_the_same_as_in_the_network():
+    assert prepare.CHARACTERS == network.CLASS_NAMES
 
 
 def test_stand_in_classes_are_even_and_shuffled(small):
