@@ -16,6 +16,7 @@ from network import (CHARACTER_VIEWS, CLASS_NAMES, Network, balance, blas_thread
                      read_train, score, split_rows)      # noqa: E402
 
 ALIKE = ('0O', '1IL', '9gq', 'fF', '5S', '2Z')      # characters of one shape
+NAMES = ('factor', 'setting', 'trial')      # the columns that are not numbers
 CURVE_COLUMNS = ['epoch', 'seconds', 'train_loss', 'train_accuracy', 'validation_loss', 'validation_accuracy',
                  'validation_balanced']
 
@@ -23,22 +24,23 @@ CURVE_COLUMNS = ['epoch', 'seconds', 'train_loss', 'train_accuracy', 'validation
 # -1 where every run is above or below every run of the baseline, else 0; None where a single seed shows no spread
 Effect = collections.namedtuple('Effect', 'factor setting parameters seconds validation mean low high change clear')
 # curve, final: the learning curves of the baseline and the final network; label: of the training rows; predicted and
-# scores: of the validation rows, by the final network
+# scores: of the validation rows, by the final network; trials: what was tried for it, a table;
+# all_rows: whether it was trained once more, on all rows
 Facts = collections.namedtuple('Facts', 'effects seeds curve final filters label validation predicted scores '
-                                        'parameters gradient_error')
+                                        'parameters gradient_error trials all_rows')
 
 
 def read_table(path, columns):
     """A CSV file with these columns, all but names finite numbers; ValueError in one sentence where it is not one."""
     try:
-        table = pd.read_csv(path, dtype={'factor': str, 'setting': str}, keep_default_na=False)
+        table = pd.read_csv(path, dtype={name: str for name in NAMES}, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:
         raise ValueError('%s is not a CSV file: %s' % (path, error))
     lacking = [column for column in columns if column not in table]
     if lacking or not len(table):
         raise ValueError('%s lacks %s' % (path, 'the columns ' + ', '.join(lacking) if lacking else 'rows'))
     for column in columns:
-        if column not in ('factor', 'setting') and not (
+        if column not in NAMES and not (
                 table[column].dtype.kind in 'if' and np.isfinite(table[column]).all()):
             raise ValueError('%s: a value of the column %s is not a number' % (path, column))
     return table
@@ -104,7 +106,9 @@ def gather(experiments, weights, data, validation_rows):
     strongest = np.argsort(-np.linalg.norm(filters, axis=1), kind='stable')[:28]
     return Facts(effects, seeds, history_table(baseline.history), final, filters[strongest], training[1], validation,
                  predict.argmax(axis=1), scores, sum(getattr(layer, name).size for layer in net.layers
-                                                     for name in layer.parameter_names), gradient_error())
+                                                     for name in layer.parameter_names), gradient_error(),
+                 read_table(os.path.join(HOME, 'trials.csv'), ['trial', 'epochs', 'validation', 'balanced']),
+                 os.path.exists(os.path.splitext(weights)[0] + '_all_rows.npz'))
 
 
 def confusion(facts):
