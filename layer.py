@@ -396,38 +396,31 @@ class BatchNorm(_Layer):
         if self.training:
             if count < 2:
                 raise ValueError('BatchNorm.forward got %d row in training: a variance needs two' % count)
-            mean = self._gather(_column_sums(rows)) / count
-        centred = rows - self._spread(mean, rows)
+            mean = _gather(_column_sums(rows), self.features) / count
+        centred = rows - _spread(mean, rows)
         if self.training:
-            var = self._gather(np.einsum('rd,rd->d', centred, centred)) / count
+            var = _gather(np.einsum('rd,rd->d', centred, centred), self.features) / count
             for name, batch in (('running_mean', mean), ('running_var', var * (count / (count - 1.0)))):
                 running = getattr(self, name)
                 setattr(self, name, ((1 - self.momentum) * running + self.momentum * batch).astype(running.dtype))
         inverse_std = 1 / np.sqrt(var + self.eps)
-        output = centred * self._spread(inverse_std * self.weight, rows)
-        output += self._spread(self.bias, rows)
+        output = centred * _spread(inverse_std * self.weight, rows)
+        output += _spread(self.bias, rows)
         return self._remember(output.reshape(input.shape), centred, inverse_std, self.training)
-
-    def _spread(self, vector, rows):
-        """(1, D) -> the same numbers for each pixel of a long row, in the dtype of the rows."""
-        return np.tile(vector.astype(rows.dtype, copy=False), rows.shape[1] // self.features)
-
-    def _gather(self, sums):
-        """The sums of the columns of long rows -> the sum for each feature, (1, D)."""
-        return sums.reshape(-1, self.features).sum(axis=0, keepdims=True)
 
     def backward(self, output_grad):
         centred, inverse_std, training = self._recall(output_grad)
         delta, count = _long_rows(output_grad), output_grad.size // self.features
-        self.bias_grad = self._gather(_column_sums(delta))                                      # sum_r delta_r
-        self.weight_grad = self._gather(np.einsum('rd,rd->d', delta, centred)) * inverse_std    # sum_r delta_r xhat_r
-        scale = self._spread(inverse_std * self.weight, delta)
+        # sum_r delta_r, and sum_r delta_r xhat_r with xhat = centred / std
+        self.bias_grad = _gather(_column_sums(delta), self.features)
+        self.weight_grad = _gather(np.einsum('rd,rd->d', delta, centred), self.features) * inverse_std
+        scale = _spread(inverse_std * self.weight, delta)
         if not training:
             return (delta * scale).reshape(output_grad.shape)
-        # dE/dx = weight / std * (delta - mean(delta) - xhat * mean(delta * xhat)), with xhat = centred / std
-        input_grad = centred * self._spread(-self.weight_grad * inverse_std / count, delta)
+        # dE/dx = weight / std * (delta - mean(delta) - xhat * mean(delta * xhat))
+        input_grad = centred * _spread(-self.weight_grad * inverse_std / count, delta)
         input_grad += delta
-        input_grad -= self._spread(self.bias_grad / count, delta)
+        input_grad -= _spread(self.bias_grad / count, delta)
         input_grad *= scale
         return input_grad.reshape(output_grad.shape)
 
@@ -443,6 +436,16 @@ def _long_rows(array):
     A training step of the convolutional network of tests/benchmark.py takes 0.96 of the time.
     """
     return array.reshape(-1, array.shape[-2] * array.shape[-1]) if array.ndim > 2 else array
+
+
+def _spread(vector, rows):
+    """(1, C) -> the same numbers for each pixel of a long row, (1, W * C), in the dtype of the rows."""
+    return np.tile(vector.astype(rows.dtype, copy=False), rows.shape[1] // vector.shape[1])
+
+
+def _gather(sums, features):
+    """The sums of the columns of long rows, W * C numbers -> the sum for each feature, (1, C)."""
+    return sums.reshape(-1, features).sum(axis=0, keepdims=True)
 
 
 def _column_sums(rows):
@@ -648,7 +651,7 @@ class Augment(_Layer):
         size = self._side(input.shape[1:])
         if not self.training:
             return self._remember(input, None)
-        y, x = np.clip(self._places(len(input), size), 0, size - 1.001)     # read each pixel from place (y, x)
+        y, x = np.clip(_random_places(self, len(input), size), 0, size - 1.001)     # read each pixel from place (y, x)
         top, left = y.astype(np.int32), x.astype(np.int32)
         down, right = y - top, x - left            # how far towards the next pixel, in float64: float32 - int32
         index = top * size + left + (np.arange(len(input), dtype=np.int32) * size * size)[:, np.newaxis]
@@ -657,25 +660,6 @@ class Augment(_Layer):
         pixels = input.ravel()
         output = sum(pixels.take(place) * weight for place, weight in corners)     # bilinear interpolation
         return self._remember(output.astype(input.dtype, copy=False).reshape(input.shape), corners)
-
-    def _places(self, rows, size):
-        """Random places to read from, in pixels: (2, rows, size*size), y and x."""
-        def evenly(limit, *shape):
-            return self.rng.uniform(-limit, limit, (rows,) + shape)
-
-        angle = np.deg2rad(evenly(self.rotation))
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])     # (2, 2, rows)
-        stretch = np.eye(2) * (1 + evenly(self.scale, 2, 1)) + (1 - np.eye(2)) * evenly(self.shear, 2, 1)
-        matrix = np.einsum('ijn,njk->nik', turn, stretch).astype(np.float32)
-        centre = (size - 1) / 2.0
-        grid = np.indices((size, size), dtype=np.float32).reshape(2, -1) - np.float32(centre)
-        places = matrix @ grid + (centre + evenly(self.shift, 2, 1)).astype(np.float32)        # (rows, 2, size*size)
-        if self.elastic:
-            # Linear interpolation from 4 points to `size` pixels is a matrix (size, 4); apply it along both axes
-            ramp = np.maximum(0, 1 - abs(np.linspace(0, 3, size)[:, np.newaxis] - np.arange(4))).astype(np.float32)
-            bend = self.rng.standard_normal((rows, 2, 4, 4), dtype=np.float32) * np.float32(self.elastic)
-            places += (ramp @ bend @ ramp.T).reshape(places.shape)
-        return places.transpose(1, 0, 2)
 
     def backward(self, output_grad):
         corners, = self._recall(output_grad)
@@ -695,3 +679,23 @@ class Augment(_Layer):
     def output_shape(self, input_shape):
         self._side(input_shape)
         return input_shape
+
+
+def _random_places(augment, rows, size):
+    """Where an Augment layer reads the pixels of its output, at random, in pixels: (2, rows, size*size), y and x."""
+    def evenly(limit, *shape):
+        return augment.rng.uniform(-limit, limit, (rows,) + shape)
+
+    angle = np.deg2rad(evenly(augment.rotation))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])     # (2, 2, rows)
+    stretch = np.eye(2) * (1 + evenly(augment.scale, 2, 1)) + (1 - np.eye(2)) * evenly(augment.shear, 2, 1)
+    matrix = np.einsum('ijn,njk->nik', turn, stretch).astype(np.float32)
+    centre = (size - 1) / 2.0
+    grid = np.indices((size, size), dtype=np.float32).reshape(2, -1) - np.float32(centre)
+    places = matrix @ grid + (centre + evenly(augment.shift, 2, 1)).astype(np.float32)        # (rows, 2, size*size)
+    if augment.elastic:
+        # Linear interpolation from 4 points to `size` pixels is a matrix (size, 4); apply it along both axes
+        ramp = np.maximum(0, 1 - abs(np.linspace(0, 3, size)[:, np.newaxis] - np.arange(4))).astype(np.float32)
+        bend = augment.rng.standard_normal((rows, 2, 4, 4), dtype=np.float32) * np.float32(augment.elastic)
+        places += (ramp @ bend @ ramp.T).reshape(places.shape)
+    return places.transpose(1, 0, 2)
