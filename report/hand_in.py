@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 
 import nbformat
-from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.kernelspec import NoSuchKernel, get_kernel_spec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -100,6 +100,8 @@ def rehearse(content, name, data, rows, quick):
             if quick and cell.cell_type == 'code':
                 cell.source = EPOCHS.sub('EPOCH = 1', cell.source)
         try:
+            # Before a client is made: where it finds no kernel, it leaves its own handler of Ctrl-C behind
+            get_kernel_spec(notebook.metadata.get('kernelspec', {}).get('name', 'python3'))
             NotebookClient(notebook, timeout=None, resources={'metadata': {'path': folder}}).execute(
                 stderr=subprocess.DEVNULL)      # where the kernel talks of its own affairs
         except CellExecutionError as error:

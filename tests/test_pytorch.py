@@ -8,7 +8,7 @@ import pytest
 
 from gradient_check import compare
 from layer import (Augment, BatchNorm, Conv2d, Flatten, FullyConnected, LeakyReLU, MaxPool2d, ReLU, Reshape, Sigmoid,
-                   SoftmaxWithLoss, SquaredError, Tanh)
+                   SoftmaxWithLoss, SquaredError, Tanh, _random_places)
 from network import Network
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed: nothing to compare with')
@@ -139,7 +139,7 @@ def test_squared_error():
 def test_augment_reads_its_places_as_grid_sample_does(size):
     layer = Augment(25, 0.2, 0.2, 2, 0.5, np.random.default_rng(3))
     image, output_grad = normal(4, size, size, 1), normal(4, size, size, 1, seed=2)
-    y, x = np.clip(layer._places(4, size), 0, size - 1.001)
+    y, x = np.clip(_random_places(layer, 4, size), 0, size - 1.001)
     grid = torch.tensor(np.stack([x, y], axis=-1).reshape(4, size, size, 2) * 2.0 / (size - 1) - 1).double()
     torch_image = tensor(image).requires_grad_()
     torch_output = torch.nn.functional.grid_sample(torch_image, grid, align_corners=True)
