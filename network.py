@@ -363,9 +363,10 @@ class Network(object):
 
     def _check(self, arrays, origin, own):
         """ValueError unless `arrays` has the names, shapes and kinds of `own`, which are this network's."""
-        if set(arrays) != set(own):
-            raise ValueError('%s is of another network: it lacks %s and has %s besides' % (
-                origin, sorted(set(own) - set(arrays)) or 'nothing', sorted(set(arrays) - set(own)) or 'nothing'))
+        lacking, others = sorted(set(own) - set(arrays)), sorted(set(arrays) - set(own))
+        if lacking or others:
+            raise ValueError('%s is of another network, or a checkpoint: it lacks %d of %d arrays %s and has %d others '
+                             '%s' % (origin, len(lacking), len(own), lacking[:1], len(others), others[:1]))
         for name, array in own.items():
             if arrays[name].shape != array.shape or arrays[name].dtype.kind != 'f':
                 raise ValueError('%s: %s is %s of shape %s, expected floats of shape %s' % (

@@ -18,21 +18,22 @@ def read_notebook():
     return nbformat.read(os.path.join(ROOT, NOTEBOOK), as_version=4)
 
 
-def execute(folder):
+def execute(folder, *changes):
     """Run the notebook in `folder` -> what all its cells printed."""
     notebook = read_notebook()
     for cell in notebook.cells:
-        for old, new in CHANGES:
+        for old, new in CHANGES + list(changes):
             cell.source = cell.source.replace(old, new)
     NotebookClient(notebook, timeout=300, resources={'metadata': {'path': str(folder)}}).execute()
     return ''.join(output.get('text', '') for cell in notebook.cells if cell.cell_type == 'code'
                    for output in cell.outputs)
 
 
-@pytest.fixture(scope='module')
-def hand_in(tmp_path_factory):
+@pytest.fixture
+def hand_in(tmp_path):
     """A folder with the files that are handed in, and data/ as it is cloned: no CSV files."""
-    folder = tmp_path_factory.mktemp('hand_in')
+    folder = tmp_path / 'hand_in'
+    folder.mkdir()
     for name in (NOTEBOOK, 'layer.py', 'network.py'):
         shutil.copy(os.path.join(ROOT, name), str(folder))
     (folder / 'data').mkdir()
@@ -62,6 +63,18 @@ def test_runs_without_data_and_then_with_nothing_but_the_csv_files(hand_in):
     assert 'stand-in' not in printed
     with open(str(hand_in / 'DLAD-test-predict.csv'), 'rb') as file:
         assert file.read() == first, 'the same data and seed gave another submission'
+
+
+def test_trains_the_larger_network_or_takes_its_weights(hand_in):
+    printed = execute(hand_in, ('TRAIN_FINAL = False', 'TRAIN_FINAL = True'),
+                      ('SEED = 0\n', "SEED = 0\nmodel.CHARACTER_TRAINING['epochs'] = 1\n"))
+    assert printed.count('Epoch:') == 3 and 'stands in for the larger network' not in printed, printed
+    assert os.path.exists(str(hand_in / 'training.npz'))
+    shutil.copytree(os.path.join(ROOT, 'report'), str(hand_in / 'report'))
+    printed = execute(hand_in)
+    assert printed.count('Epoch:') == 2 and 'stands in for the larger network' not in printed, printed
+    assert 'Trained on all rows it agrees with the network above on' in printed, printed
+    check_submission(hand_in)
 
 
 def test_committed_notebook_was_executed_in_order_without_errors():
