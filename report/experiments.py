@@ -137,16 +137,17 @@ def main():
 
     data, label = read_train(os.path.join(options.data, 'train.csv'))
     training, validation = [(data[part], label[part]) for part in split_rows(len(data), 8000, 0)]
-    done = pd.DataFrame(columns=COLUMNS)
+    rows = []
     if os.path.exists(options.results):
-        done = pd.read_csv(options.results, dtype={'factor': str, 'setting': str}, keep_default_na=False)
+        rows = pd.read_csv(options.results, dtype={'factor': str, 'setting': str},
+                           keep_default_na=False).to_dict('records')
+    done = {(row['factor'], row['setting'], row['seed']) for row in rows}
     for seed in options.seeds or range(4):
         for factor in options.only or FACTORS:
             for setting, changes in FACTORS[factor].items():
                 settings = dict(BASELINE, **changes)
                 seeds = settings.pop('seeds', SEEDS)
-                if seed not in (options.seeds or seeds) or (
-                        (done.factor == factor) & (done.setting == setting) & (done.seed == seed)).any():
+                if seed not in (options.seeds or seeds) or (factor, setting, seed) in done:
                     continue
                 try:
                     row = run(seed, training, validation, **settings)
@@ -155,9 +156,9 @@ def main():
                     continue
                 row.update(factor=factor, setting=setting)
                 print(', '.join('%s %s' % (column, row[column]) for column in COLUMNS), flush=True)
-                done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)[COLUMNS]
+                rows.append(row)
                 with replacing(options.results) as file:
-                    file.write(done.to_csv(index=False).encode('utf-8'))
+                    file.write(pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False).encode('utf-8'))
 
 
 if __name__ == '__main__':
