@@ -17,6 +17,7 @@ moment of the machine meets all of them; ratios are taken within a turn.
 """
 import argparse
 import collections
+import ctypes
 import functools
 import importlib
 import itertools
@@ -118,15 +119,25 @@ def blas_threads_in_force():
     return get_num_threads() if get_num_threads else None
 
 
+def blas_kernels():
+    """The processor whose kernels NumPy's OpenBLAS uses, e.g. SkylakeX with AVX-512; None for another BLAS."""
+    get_corename = network._openblas('get_corename')
+    if not get_corename:
+        return None
+    get_corename.restype = ctypes.c_char_p
+    return get_corename().decode('ascii')
+
+
 def about():
-    """Lines that say which versions and how many threads the numbers belong to."""
+    """Lines that say which versions, how many threads and which kernels the numbers belong to."""
     torch, sklearn = optional('torch'), optional('sklearn')
     return ['Python %s, NumPy %s, PyTorch %s, scikit-learn %s' % (
                 platform.python_version(), np.__version__, torch.__version__ if torch else 'missing',
                 sklearn.__version__ if sklearn else 'missing'),
-            "%d cores. Threads in force: NumPy's BLAS %s (in cnn 1 for each of our 2 shards), PyTorch %s" % (
+            "%d cores. Threads in force: NumPy's BLAS %s (in cnn 1 for each of our 2 shards), PyTorch %s. "
+            "Kernels of NumPy's BLAS: %s" % (
                 CORES, blas_threads_in_force() or 'unknown, it is not OpenBLAS',
-                torch.get_num_threads() if torch else 'missing'),
+                torch.get_num_threads() if torch else 'missing', blas_kernels() or 'unknown'),
             'Seconds for an epoch of %d rows, extrapolated from the stated rows: median (least..greatest)' % EPOCH]
 
 

@@ -50,10 +50,12 @@ def test_missing_frameworks_are_reported(tmp_path, monkeypatch, capsys):
     optional = benchmark.optional
     monkeypatch.setattr(benchmark, 'optional', lambda name: None if name in ('torch', 'sklearn') else optional(name))
     lines, rows = run(tmp_path, '--only', '784-60-47', 'memory')
-    assert 'PyTorch missing, scikit-learn missing' in lines[0]
+    assert 'PyTorch missing, scikit-learn missing' in lines[0] and ', PyTorch missing. Kernels' in lines[1]
+    kernels = lines[1].split(': ')[-1].strip()
+    assert (kernels != 'unknown') == bool(benchmark.blas_threads_in_force()), 'kernels: got %r' % kernels
     missing = rows[rows.seconds.isna()]
     assert list(missing.side) == ['PyTorch', 'scikit-learn'] * 2 + ['PyTorch']
-    assert capsys.readouterr().out.count(' missing\n') == 2 + 5      # two lines above the table, five in it
+    assert capsys.readouterr().out.count(' missing\n') == 1 + 5      # one line above the table, five in it
     assert rows.peak_MB[(rows.part == 'memory') & (rows.side == 'ours')].between(20, 2000).all()
 
 
