@@ -18,6 +18,12 @@ def read_notebook():
     return nbformat.read(os.path.join(ROOT, NOTEBOOK), as_version=4)
 
 
+def printed_by(notebook):
+    """What all cells of an executed notebook printed."""
+    return ''.join(output.get('text', '') for cell in notebook.cells if cell.cell_type == 'code'
+                   for output in cell.outputs)
+
+
 def execute(folder, *changes):
     """Run the notebook in `folder` -> what all its cells printed."""
     notebook = read_notebook()
@@ -25,8 +31,7 @@ def execute(folder, *changes):
         for old, new in CHANGES + list(changes):
             cell.source = cell.source.replace(old, new)
     NotebookClient(notebook, timeout=300, resources={'metadata': {'path': str(folder)}}).execute()
-    return ''.join(output.get('text', '') for cell in notebook.cells if cell.cell_type == 'code'
-                   for output in cell.outputs)
+    return printed_by(notebook)
 
 
 @pytest.fixture

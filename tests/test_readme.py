@@ -3,10 +3,10 @@ import doctest
 import os
 import re
 
-import nbformat
 import pandas as pd
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from test_notebook import ROOT, printed_by, read_notebook
+
 README = os.path.join(ROOT, 'README.md')
 
 
@@ -16,10 +16,9 @@ def test_readme_example():
 
 
 def test_results_are_those_of_the_notebook_and_of_the_experiments():
-    notebook = nbformat.read(os.path.join(ROOT, 'Lab1_studentid.ipynb'), as_version=4)
-    printed = '\n'.join(output.get('text', '') for cell in notebook.cells for output in cell.get('outputs', []))
+    notebook = read_notebook()
     scores = {name: (float(plain), float(balanced)) for name, plain, balanced in re.findall(
-        r'^(.*?) +validation ([\d.]+) %, balanced ([\d.]+) %$', printed, re.MULTILINE)}
+        r'^(.*?) +validation ([\d.]+) %, balanced ([\d.]+) %$', printed_by(notebook), re.MULTILINE)}
     runs = pd.read_csv(os.path.join(ROOT, 'report', 'experiments.csv'))
     expected = [scores['baseline'], scores['baseline, even classes']]
     for factor in ('best fully connected', 'final network'):
