@@ -141,13 +141,13 @@ def main():
     if os.path.exists(options.results):
         rows = pd.read_csv(options.results, dtype={'factor': str, 'setting': str},
                            keep_default_na=False).to_dict('records')
-    done = {(row['factor'], row['setting'], row['seed']) for row in rows}
     for seed in options.seeds or range(4):
         for factor in options.only or FACTORS:
             for setting, changes in FACTORS[factor].items():
                 settings = dict(BASELINE, **changes)
                 seeds = settings.pop('seeds', SEEDS)
-                if seed not in (options.seeds or seeds) or (factor, setting, seed) in done:
+                if seed not in (options.seeds or seeds) or (factor, setting, seed) in (
+                        (row['factor'], row['setting'], row['seed']) for row in rows):
                     continue
                 try:
                     row = run(seed, training, validation, **settings)
