@@ -1,585 +1,762 @@
-"""A network of the layers in layer.py: forward, backward, SGD, training, prediction, and the files it reads and writes.
+"""A network of the layers in layer.py: back propagation, SGD, training, and the lab's files.
 
-    net = Network()                                  # the lab's network of FullyConnected and ReLU layers
-    predict, loss = net.forward(pixels, label)       # (N, 784) and (N,) -> probabilities (N, 47), the mean loss
+    net = Network()                                  # the lab's network
+    predict, loss = net.forward(pixels, label)       # (N, 784), (N,) -> (N, 47), the mean loss
     net.backward()                                   # every layer's weight_grad and bias_grad
     net.update(0.1)                                  # w <- w - 0.1 dE/dw
 """
-import argparse
 import collections
-import concurrent.futures
 import contextlib
-import copy
-import ctypes
-import functools
-import glob
 import io
-import json
 import os
-import re
-import sys
 import time
-import zlib
+import warnings
 
 import numpy as np
 import pandas as pd
 
-from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, MaxPool2d, PixelScaling, ReLU, Reshape,
-                   SoftmaxWithLoss)
-
-CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Balanced's order of the 47 labels
-
-CSV_BLOCK = 2 ** 22     # bytes of a CSV file that are parsed at a time, so that memory stays small
-
-# Mean loss of a row; percentage of rows predicted right; mean over the classes of that percentage
-Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
+from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, Loss, MaxPool2d,
+                   PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
 
 
 class Network(object):
-    """Layers in a row with a loss at the end.
+    """A sequential network: layers in a row, and a loss at the end.
 
-    Network() is the lab's own network, 784-512-256-47 with ReLU; its layers are fc1, act1, fc2, act2, fc3 and loss,
-    which are other names for the elements of `layers`: to exchange a layer, make a new network.
-    Network([layer, ...], loss) chains any layers; ValueError if an output does not fit the next layer's input. The
-    first layer gets rows of 784 numbers, or of its in_features, or what `input_shape` says, e.g. (28, 28, 1).
+    Network() is the lab's network, 784-512-256-47 with ReLU. Its layers are fc1, act1, fc2, act2
+    and fc3: `net.act1 = Sigmoid()` exchanges one. Network([layer, ...], loss) takes any layers.
+    ValueError if the output of one does not fit the next. `input_shape` is the shape of a row.
 
-    With shards > 1 each batch is cut into that many parts, which run at the same time, each in a thread with one BLAS
-    thread and with its own copies of the layers' memories; their gradients are added in a fixed order. The numbers do
-    not depend on how many cores there are, but BatchNorm then normalises each part by itself.
+    The first layer divides the pixels 0..255 by 255, so a learning rate near 0.1 fits. The
+    handout's 6e-4 is for pixels that are not divided, and for initial weights of 0.01 N(0, 1).
     """
 
-    def __init__(self, layers=None, loss=None, shards=1, rng=None, input_shape=None):
-        if layers is None:
-            self.scale = PixelScaling()
-            self.fc1 = FullyConnected(28 * 28, 512, rng)
-            self.act1 = ReLU()
-            self.fc2 = FullyConnected(512, 256, rng)
-            self.act2 = ReLU()
-            self.fc3 = FullyConnected(256, 47, rng)
-            layers = [self.scale, self.fc1, self.act1, self.fc2, self.act2, self.fc3]
-        self.layers = list(layers)
-        if not self.layers:
-            raise ValueError('a network needs at least one layer')
-        if len(set(map(id, self.layers))) < len(self.layers):
-            raise ValueError('a layer stands in the network twice: it can remember the input of one place only')
-        self.loss = loss or SoftmaxWithLoss()
-        self.input_shape = (getattr(self.layers[0], 'in_features', 28 * 28),) if input_shape is None else tuple(
-            np.ravel(input_shape).tolist())
-        self.shards = shards
-        self.velocity = {}      # SGD's memory, by the parameter's name
-        self._shares = [1.0]    # the part of the last batch's rows that each shard got
-        self.history = []       # one record an epoch, see fit
-        self.shapes()          # refuses layers that do not fit
-        self._chains = [(self.layers, self.loss)] + [
-            ([copy.copy(layer) for layer in self.layers], copy.copy(self.loss)) for _ in range(shards - 1)]
-        if shards > 1:
-            keep_freed_memory()
-        for layers, _ in self._chains[1:]:
-            for layer in layers:
-                if hasattr(layer, 'rng'):      # no two threads may draw from one generator
-                    layer.rng = np.random.default_rng(layer.rng.integers(2 ** 31))
+    names = ()      # the layers' names, in the order of `layers`
 
-    # Forward, backward, update ---------------------------------------------------------------------------------------
+    def __init__(self, layers=None, loss=None, rng=None, input_shape=None):
+        if layers is None:
+            scale = PixelScaling()
+            fc1 = FullyConnected(28 * 28, 512, rng)
+            act1 = ReLU()
+            fc2 = FullyConnected(512, 256, rng)
+            act2 = ReLU()
+            fc3 = FullyConnected(256, 47, rng)
+            layers = [scale, fc1, act1, fc2, act2, fc3]
+            self.names = ('scale', 'fc1', 'act1', 'fc2', 'act2', 'fc3')
+        self.layers = check_layers(layers)
+        self.loss = SoftmaxWithLoss() if loss is None else loss
+        if input_shape is None:
+            input_shape = getattr(self.layers[0], 'in_features', 28 * 28)
+        self.input_shape = tuple(np.atleast_1d(input_shape).tolist())
+        self.velocity = {}      # the memory of momentum: an array for each parameter's name
+        self.shapes()           # refuses layers that do not fit
 
     def forward(self, input, target):
-        """Rows (N, ...) and targets, labels (N,) or one-hot (N, K) -> (predict (N, K), mean loss)."""
-        if len(input) != len(target):
-            raise ValueError('forward got %d rows of input and %d targets' % (len(input), len(target)))
-
-        def run(layers, loss, share, input, target):
-            loss._memory = None      # should a layer refuse its input, backward must not go on with the batch before
-            for layer in layers:
-                input = layer.forward(input)
-            predict, value = loss.forward(input, target)
-            return predict, share * value
-
-        predicts, losses = zip(*self._run(run, input, target))
-        for name, index, attribute in self._named('state_names'):
-            if self.layers[index].training:
-                self._add(index, attribute, self._shares)
-        return predicts[0] if len(predicts) == 1 else np.concatenate(predicts), sum(losses)
+        """Rows (N, ...) and targets (N,) or (N, K) -> predictions (N, K) and the mean loss."""
+        self.loss.cache = None      # if this batch is refused, backward must not use the last one
+        check_batch(input, target)
+        for layer in self.layers:
+            input = layer.forward(input)
+        return self.loss.forward(input, target)
 
     def backward(self):
-        """The gradients of the last forward's mean loss, into every layer's weight_grad and bias_grad.
-
-        Once for each forward: what the layers kept for it is given up on the way.
-        """
-        def run(layers, loss, share):
-            delta = loss.backward()
-            delta *= delta.dtype.type(share)      # so that the shards' gradients need only be added
-            first = min([index for index, layer in enumerate(layers) if layer.parameter_names] or [len(layers)])
-            for index in range(len(layers) - 1, first - 1, -1):
-                layers[index].needs_input_grad = index > first      # nothing before the first is trained
-                delta = layers[index].backward(delta)
-                layers[index]._memory = None      # room for what comes: 0.94 of the time of the benchmark's cnn
-            for layer in layers + [loss]:
-                layer._memory = None
-
-        self._run(run)
-        for name, index, attribute in self._named('parameter_names'):
-            self._add(index, attribute + '_grad')
+        """Set every layer's weight_grad and bias_grad: the gradients of the last forward's loss."""
+        grad = self.loss.backward()
+        first = self.first_trained_layer()
+        for index in range(len(self.layers) - 1, first - 1, -1):
+            layer = self.layers[index]
+            layer.needs_input_grad = index > first      # no layer before the first is trained
+            grad = layer.backward(grad)
 
     def update(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
-        """One step of SGD, with torch.optim.SGD's definitions (Sutskever et al. 2013 for momentum and Nesterov).
+        """Take one step of SGD, as torch.optim.SGD defines it (momentum: Sutskever et al. 2013).
 
-        Weight decay shrinks the weights of FullyConnected and Conv2d, not biases nor BatchNorm's parameters; decaying
-        the biases too made no difference beyond the spread of the seeds (report/experiments.csv).
+        Weight decay shrinks the weights of FullyConnected and Conv2d, but not the others. With
+        nesterov the step is w <- w - lr (g + mu v).
         """
-        for name, index, attribute in self._named('parameter_names'):
-            layer = self.layers[index]
-            weight, grad = np.ascontiguousarray(getattr(layer, attribute)), getattr(layer, attribute + '_grad')
+        lr, momentum, weight_decay = check_rates(lr, momentum, nesterov, weight_decay)
+        for name, layer, attribute in self.parameters():
+            weight = getattr(layer, attribute)
+            grad = getattr(layer, attribute + '_grad')
             if grad is None:
-                raise RuntimeError('update was called before backward: %s has no gradient yet' % name)
-            setattr(layer, attribute, weight)      # the same array, unless it was a transposed view
-            if momentum and name not in self.velocity:
-                self.velocity[name] = np.zeros_like(weight)
-            arrays = [array.reshape(-1) for array in (weight, grad, self.velocity.get(name, grad))]
-            decay = weight_decay if attribute in layer.decayed_names else 0.0
-            # A piece at a time, so that it stays in the cache from line to line of sgd_step: twice as fast
-            for start in range(0, weight.size, 2 ** 16):
-                sgd_step(*[array[start:start + 2 ** 16] for array in arrays], lr=float(lr), momentum=float(momentum),
-                         nesterov=nesterov, weight_decay=float(decay))
+                raise RuntimeError(f'call backward before update: {name} has no gradient yet')
+            if weight_decay and attribute in layer.decayed_names:
+                grad = grad + weight_decay * weight                 # g <- g + lambda w
+            if momentum:
+                velocity = self.velocity.setdefault(name, np.zeros_like(weight))
+                velocity *= momentum                                # v <- mu v + g
+                velocity += grad
+                grad = grad + momentum * velocity if nesterov else velocity
+            weight -= lr * grad                                     # w <- w - lr v
 
-    def _run(self, function, *arrays):
-        """[function(layers, loss, share of the rows, part of each array)] for each shard, side by side.
-
-        Without arrays for the shards of the last batch.
-        """
-        if arrays:
-            shards = max(1, min(self.shards, len(arrays[0]) // 2))     # BatchNorm needs two rows
-            self._shares = [len(part) / float(max(1, len(arrays[0]))) for part in np.array_split(arrays[0], shards)]
-            self._chains = [(layers, copy.copy(self.loss) if shard else self.loss)
-                            for shard, (layers, _) in enumerate(self._chains)]
-            for layers, _ in self._chains[1:shards]:
-                for layer, twin in zip(self.layers, layers):
-                    vars(twin).update((name, value) for name, value in vars(layer).items()
-                                      if name not in ('_memory', 'rng'))
-        shards = len(self._shares)
-        if shards == 1:
-            return [function(self.layers, self.loss, 1.0, *arrays)]
-        parts = [np.array_split(array, shards) for array in arrays]
-        pool, futures = _threads(min(self.shards, os.cpu_count() or 1)), []
-        with blas_threads(1):
-            try:
-                for i, share in enumerate(self._shares):
-                    futures.append(pool.submit(function, *(self._chains[i] + (share,) + tuple(p[i] for p in parts))))
-                return [future.result() for future in futures]
-            finally:      # also when one raises, or at Ctrl-C: none may go on to change the layers
-                concurrent.futures.wait(futures)
-
-    def _add(self, index, attribute, factors=None):
-        """Set a layer's attribute to the sum of the shards' arrays, times `factors` if given, in a fixed order."""
-        if len(self._shares) > 1:
-            arrays = [getattr(layers[index], attribute) for layers, _ in self._chains[:len(self._shares)]]
-            if factors:
-                arrays = [array * array.dtype.type(factor) for array, factor in zip(arrays, factors)]
-            for array in arrays[1:]:
-                arrays[0] += array
-            setattr(self.layers[index], attribute, arrays[0])
-
-    def _named(self, kind):
-        """Yield (name, index of the layer, attribute) for the 'parameter_names' or the 'state_names' of all layers."""
+    def parameters(self):
+        """Yield (name, layer, attribute) for each array that SGD trains."""
         for index, layer in enumerate(self.layers):
-            for attribute in getattr(layer, kind):
-                yield '%d.%s.%s' % (index, type(layer).__name__, attribute), index, attribute
+            for attribute in layer.parameter_names:
+                yield f'{index}.{type(layer).__name__}.{attribute}', layer, attribute
 
-    # Training and prediction -----------------------------------------------------------------------------------------
+    def first_trained_layer(self):
+        """The index of the first layer with parameters, or len(layers) if no layer has any."""
+        for index, layer in enumerate(self.layers):
+            if layer.parameter_names:
+                return index
+        return len(self.layers)
+
+    # Prediction -----------------------------------------------------------------------------------
 
     def train(self, mode=True):
-        """Training mode: Dropout and Augment act, BatchNorm uses the batch's statistics. A new network is in it."""
+        """Set training mode: Dropout and Augment act, BatchNorm uses the batch's statistics."""
+        if mode not in (True, False):
+            raise TypeError('net.train(mode) sets the mode, True or False; net.fit trains')
         for layer in self.layers:
             layer.training = mode
 
     def eval(self):
-        """Evaluation mode: every row's prediction depends on that row alone."""
+        """Set evaluation mode: the prediction of a row depends on that row alone."""
         self.train(False)
 
     @contextlib.contextmanager
-    def _evaluation(self):
-        """Evaluation mode for a while; what the layers remembered is gone after it, so that backward is refused."""
-        before = [(layer, layer.training, getattr(layer, 'rng', None)) for layers, loss in self._chains
-                  for layer in layers + [loss]]
+    def evaluation(self):
+        """Evaluation mode for a `with` block. Modes and generators are then as they were before.
+
+        The caches are empty after it, so that backward is refused.
+        """
+        before = [(layer, layer.training, getattr(layer, 'rng', None)) for layer in self.layers]
         self.eval()
         try:
             yield
         finally:
+            self.loss.cache = None
             for layer, training, rng in before:
-                layer.training, layer._memory = training, None
+                layer.training = training
+                layer.cache = None
                 if rng is not None:
                     layer.rng = rng
 
-    def predict(self, input, batch_size=256, views=1):
-        """Rows (N, ...) -> predictions (N, K) of the loss, e.g. probabilities, in evaluation mode; any N, also 0.
+    def predict(self, input, batch_size=256):
+        """Rows (N, ...) -> predictions (N, K), e.g. probabilities, in evaluation mode. N may be 0.
 
-        With views > 1 the mean over that many views of each row: the row itself, and as Augment varies it in training,
-        with random numbers that depend on nothing but the view, batch_size and shards.
         ValueError, naming the row, where a prediction is not finite.
         """
-        def run(layers, loss, share, input):
-            for layer in layers:
-                input = layer.forward(input)
-            return loss.predict(input)
+        with self.evaluation():
+            return self.predict_rows(input, batch_size)
 
-        total, views = 0, views if any(layer.augments for layer in self.layers) else 1
-        for view in range(views):
-            with self._evaluation():
-                if view:
-                    self._reseed([view])
-                    for layer in self.layers:
-                        layer.training = layer.augments
-                total = total + np.concatenate([predict for start in range(0, max(1, len(input)), batch_size)
-                                                for predict in self._run(run, input[start:start + batch_size])])
-        wrong = np.flatnonzero(~np.isfinite(total).all(axis=tuple(range(1, total.ndim))))
-        if wrong.size:
-            raise ValueError('predict: row %d gives %s: look for inf and nan in the input and the weights' % (
-                wrong[0], total[wrong[0]].max()))
-        return total / views
+    def predict_augmented(self, input, copies=8, batch_size=256):
+        """Test-time augmentation: the mean prediction (N, K) over `copies` copies of each row.
+
+        The first copy is the row itself. The Augment layers change the others as in training. The
+        random numbers depend on the copy and on batch_size alone.
+        """
+        augments = [layer for layer in self.layers if isinstance(layer, Augment)]
+        if not augments:
+            return self.predict(input, batch_size)
+        with self.evaluation():
+            total = self.predict_rows(input, batch_size)
+            for layer in augments:
+                layer.training = True
+            for copy in range(1, copies):
+                self.reseed([copy])
+                total += self.predict_rows(input, batch_size)
+        return total / copies
+
+    def predict_rows(self, input, batch_size):
+        """Predict in the present mode, batch by batch."""
+        check_batch(input)
+        input = np.asarray(input)
+        starts = range(0, max(1, len(input)), batch_size)
+        predict = np.concatenate([self.predict_batch(input[start:start + batch_size])
+                                  for start in starts])
+        finite = np.isfinite(predict.reshape(len(predict), -1)).all(axis=1)
+        if not finite.all():
+            raise ValueError(f'predict: row {finite.argmin()} has a prediction that is not finite: '
+                             'look for inf and nan in the input and in the weights')
+        return predict
+
+    def predict_batch(self, input):
+        """Predict one batch in the present mode."""
+        for layer in self.layers:
+            input = layer.forward(input)
+        return self.loss.predict(input)
 
     def evaluate(self, data, label, batch_size=256):
-        """Rows (N, ...) and labels (N,) -> Score in evaluation mode."""
-        with self._evaluation():
-            return self._epoch(data, label, np.arange(len(data)), batch_size)
+        """Rows (N, ...) and labels (N,) -> their Score in evaluation mode."""
+        data, label = check_pair((data, label))
+        predicted = np.zeros_like(label)
+        total_loss = 0.0
+        with self.evaluation():
+            for rows in batches(np.arange(len(data)), batch_size):
+                predict, loss = self.forward(data[rows], label[rows])
+                check_finite('the loss', loss)
+                predicted[rows] = predict.argmax(axis=1)
+                total_loss += loss * len(rows)
+        return score(predicted, label, total_loss / len(label))
 
-    def train_epoch(self, data, label, batch_size, lr, rng, after_step=None, **sgd):
-        """One pass over all rows in an order drawn from `rng`, one step of SGD a batch -> Score in training mode.
+    def reseed(self, seed, replica=0):
+        """Give each layer that draws random numbers a new generator, from a list of integers."""
+        for index, layer in enumerate(self.layers):
+            if hasattr(layer, 'rng'):
+                layer.rng = np.random.default_rng([*seed, replica, index])
 
-        lr is a number, or a function of the part of the epoch that is done, 0..1. `sgd`: the other arguments of update.
-        after_step() is called after each step. FloatingPointError when the loss is not finite.
+    # Training and saving --------------------------------------------------------------------------
+
+    def fit(self, train, validation, epochs, batch_size, lr, on_epoch=None, on_batch=None,
+            verbose=True, **settings):
+        """Train, keep the weights of the best epoch, and return the history: see Training.
+
+        train and validation are pairs (data, label). A second call goes on from the present
+        weights, with a new history and the schedule from its start. `verbose` prints a line an
+        epoch. on_epoch(record) is called after each epoch, on_batch(part of it) after each step.
         """
-        def step(done):
-            self.backward()
-            self.update(lr(done) if callable(lr) else lr, **sgd)
-            if after_step:
-                after_step()
-
-        self.train()
-        return self._epoch(data, label, rng.permutation(len(data)), batch_size, step)
-
-    def _epoch(self, data, label, order, batch_size, after_forward=lambda done: None):
-        """Forward over the rows in `order`, a batch at a time, the last one as small as it falls -> Score.
-
-        A last single row goes with the batch before it: BatchNorm needs two in training.
-        """
-        data, label = labelled(data, label)
-        if batch_size < 1:
-            raise ValueError('batch_size is %r, expected 1 or more' % batch_size)
-        total_loss, predicted, starts = 0.0, [], list(range(0, len(order), batch_size))
-        if len(order) - starts[-1] == 1 and len(starts) > 1 and batch_size > 1:
-            starts.pop()
-        for start, end in zip(starts, starts[1:] + [len(order)]):
-            rows = order[start:end]
-            predict, loss = self.forward(data[rows], label[rows])
-            if not np.isfinite(loss):
-                raise FloatingPointError('the loss is %s in batch %d: lower the learning rate, or look for inf and nan '
-                                         'in the input' % (loss, start // batch_size + 1))
-            after_forward(start / float(len(order)))
-            total_loss += loss * len(rows)
-            predicted.append(predict.argmax(axis=1))
-        return score(total_loss / len(order), np.concatenate(predicted), label[order])
-
-    def fit(self, train, validation, epochs, batch_size, lr, schedule=None, seed=0, ema_decay=0.0, checkpoint=None,
-            on_epoch=None, **sgd):
-        """Train for `epochs` epochs and keep the weights of the epoch with the best balanced validation accuracy.
-
-        train and validation are (data, label) pairs; without validation (None) the last epoch's weights stay.
-        schedule(part of the training that is done, 0..1) is the factor on lr, 1 where it is None.
-        With ema_decay d > 0 the weights that are validated and kept are an exponential moving average over the steps,
-        average <- d average + (1 - d) w (Polyak, Juditsky 1992; d grows to its value as the average fills).
-        Every random number of an epoch comes from (seed, epoch). With a `checkpoint` path everything is saved there
-        after each epoch; where that file exists the training goes on from it, and ends with the same bits.
-        on_epoch(record) is called after each epoch; the records are in self.history. When training ends early, by
-        an exception or Ctrl-C, the best weights so far are put in place before the exception goes on; when the first
-        epoch diverges, those before it.
-        """
-        train, validation = labelled(*train), validation and labelled(*validation)
-        best, steps, settings = {}, 0, None
-        average = self._copies() if ema_decay else {}
-        if checkpoint:      # as JSON gives it back
-            settings = json.loads(json.dumps(dict(
-                sgd, network=repr(self), shards=self.shards, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed,
-                schedule=[schedule(part / 8.0) for part in range(8) if schedule], ema_decay=ema_decay,
-                data=[zlib.crc32(np.ascontiguousarray(array)) for array in train + (validation or ())]), default=float))
-        if checkpoint and os.path.exists(checkpoint):
-            average, best = self._resume(checkpoint, settings)
-        else:
-            self.history, self.velocity = [], {}
-        last = self._copies()
-
-        def accumulate():
-            nonlocal steps
-            steps += 1
-            share = 1 - min(ema_decay, steps / (steps + 10.0))
-            for name, array in self.arrays().items():
-                average[name] += share * (array - average[name])
-
-        try:
-            for epoch in range(len(self.history) + 1, epochs + 1):
-                started, steps = time.time(), (epoch - 1) * -(-len(train[0]) // batch_size)
-                self._reseed([seed, epoch])
-                try:
-                    training = self.train_epoch(
-                        *train, batch_size=batch_size, rng=np.random.default_rng([seed, epoch]),
-                        lr=lambda done: lr * (schedule((epoch - 1 + done) / epochs) if schedule else 1),
-                        after_step=accumulate if ema_decay else None, **sgd)
-                    if not all(np.isfinite(array).all() for array in self.arrays().values()):
-                        raise FloatingPointError('a weight is not finite after the last batch: lower the learning rate')
-                    trained = self._copies()
-                    self._set(average or trained, 'the average')
-                    validated = self.evaluate(*validation)._asdict() if validation else None
-                except FloatingPointError as error:
-                    self._set(last, 'the weights before this epoch')
-                    raise FloatingPointError('epoch %d: %s' % (epoch, error))
-                if not validation or validated['balanced_accuracy'] > max(
-                        [record['validation']['balanced_accuracy'] for record in self.history] or [-1]):
-                    best = self._copies()
-                last = trained
-                self._set(last, 'the last weights')
-                self.history.append({'epoch': epoch, 'epochs': epochs, 'seconds': time.time() - started,
-                                     'train': training._asdict(), 'validation': validated})
-                if checkpoint:
-                    self._checkpoint(checkpoint, settings, average, best)
-                if on_epoch:
-                    on_epoch(self.history[-1])
-        finally:
-            if best:
-                self._set(best, 'the best weights')
-
-    def _reseed(self, seed):
-        """New generators for all layers that draw random numbers, one for each layer and shard."""
-        for shard, (layers, _) in enumerate(self._chains):
-            for index, layer in enumerate(layers):
-                if hasattr(layer, 'rng'):
-                    layer.rng = np.random.default_rng(list(seed) + [shard, index])
-
-    # Files -----------------------------------------------------------------------------------------------------------
+        training = Training(self, train, validation, epochs, batch_size, lr, **settings)
+        self.history = training.history
+        training.run(on_epoch, on_batch, verbose)
+        return training.history
 
     def arrays(self):
-        """{name: array} of all parameters and states, the arrays themselves."""
-        return {name: getattr(self.layers[index], attribute) for kind in ('parameter_names', 'state_names')
-                for name, index, attribute in self._named(kind)}
+        """{name: array} of all parameters and states: the arrays themselves, no copies."""
+        named = {name: getattr(layer, attribute) for name, layer, attribute in self.parameters()}
+        for index, layer in enumerate(self.layers):
+            for attribute in layer.state_names:
+                named[f'{index}.{type(layer).__name__}.{attribute}'] = getattr(layer, attribute)
+        return named
 
-    def _copies(self):
+    def copy_arrays(self):
+        """{name: copy} of all parameters and states."""
         return {name: array.copy() for name, array in self.arrays().items()}
 
-    def _check(self, arrays, origin, own):
-        """ValueError unless `arrays` has the names, shapes and kinds of `own`, which are this network's."""
-        lacking, others = sorted(set(own) - set(arrays)), sorted(set(arrays) - set(own))
-        if lacking or others:
-            raise ValueError('%s is of another network, or a checkpoint: it lacks %d of %d arrays %s and has %d others '
-                             '%s' % (origin, len(lacking), len(own), lacking[:1], len(others), others[:1]))
-        for name, array in own.items():
-            if arrays[name].shape != array.shape or arrays[name].dtype.kind != 'f':
-                raise ValueError('%s: %s is %s of shape %s, expected floats of shape %s' % (
-                    origin, name, arrays[name].dtype, arrays[name].shape, array.shape))
+    def set_arrays(self, arrays, origin='the arrays'):
+        """Copy arrays by name into the network. ValueError, with nothing changed, if one is wrong.
 
-    def _set(self, arrays, origin):
-        """Copy arrays by name into the network's own; ValueError, with nothing changed, unless all of them fit."""
+        `origin` says in the error where the arrays come from.
+        """
         own = self.arrays()
-        self._check(arrays, origin, own)
+        check_arrays(arrays, own, origin)
         for name, array in own.items():
             array[...] = arrays[name]
 
     def save(self, path, dtype=None):
-        """Write all parameters and states to `path` as .npz, without pickle; as `dtype`, e.g. float16, where given."""
-        write_npz(path, {name: array.astype(dtype or array.dtype) for name, array in self.arrays().items()})
+        """Write all parameters and states to an .npz file, as `dtype`, e.g. float16, if given."""
+        write_npz(path, {name: array.astype(dtype or array.dtype)
+                         for name, array in self.arrays().items()})
 
     def load(self, path):
-        """Read what `save` wrote; ValueError, with nothing changed, where the file is not of this network."""
-        self._set(read_npz(path), path)
+        """Read what `save` wrote. ValueError, with nothing changed, for another network's file."""
+        self.set_arrays(read_npz(path), path)
 
-    def _checkpoint(self, path, settings, average, best):
-        about = json.dumps({'settings': settings, 'history': self.history})
-        arrays = {'about': np.array(about)}
-        for kind, values in (('last', self.arrays()), ('average', average), ('best', best),
-                             ('velocity', self.velocity)):
-            arrays.update(('%s %s' % (kind, name), array) for name, array in values.items())
-        write_npz(path, arrays)
+    # Names and shapes -----------------------------------------------------------------------------
 
-    def _resume(self, path, settings):
-        """Put a checkpoint's weights, velocities and history in place; return the average's and the best weights."""
-        arrays = read_npz(path)
-        about = json.loads(str(arrays.pop('about', '{}')))
-        held = about.get('settings') or {}
-        if held != settings:
-            raise ValueError('%s is the checkpoint of another training, which differs in %s: move it away to start '
-                             'anew' % (path, ', '.join(sorted(name for name in set(held) | set(settings)
-                                                              if held.get(name) != settings.get(name)))))
-        kinds = collections.defaultdict(dict)
-        for name, array in arrays.items():
-            kind, name = name.split(' ', 1)
-            kinds[kind][name] = array
-        own, trained = self.arrays(), [name for name, _, _ in self._named('parameter_names')]
-        for kind, names in (('average', own), ('best', own), ('velocity', trained)):
-            if kinds[kind]:
-                self._check(kinds[kind], '%s, %s' % (path, kind), {name: own[name] for name in names})
-        self._set(kinds['last'], path)
-        self.velocity, self.history = kinds['velocity'], about['history']
-        return kinds['average'], kinds['best']
+    def __getattr__(self, name):
+        """net.fc1 is the layer of that name in `layers`."""
+        if name in self.names:
+            return self.layers[self.names.index(name)]
+        raise AttributeError(f'the network has no attribute {name!r}')
 
-    def shapes(self):
-        """[the output's shape of each layer, without N]; ValueError, naming the layer, where two do not fit."""
-        shape, shapes = self.input_shape, []
-        for index, layer in enumerate(self.layers):
+    def __setattr__(self, name, value):
+        """net.act1 = Sigmoid() exchanges the layer in `layers`. ValueError if it does not fit."""
+        if name == 'loss':
+            check_loss(value)
+        if name not in self.names:
+            object.__setattr__(self, name, value)
+            return
+        layers = list(self.layers)
+        layers[self.names.index(name)] = value
+        self.shapes(check_layers(layers))
+        self.layers[:] = layers
+        self.velocity = {}      # the momentum belongs to the layer that is gone
+
+    def shapes(self, layers=None):
+        """[output shape of each layer, without N]. ValueError, naming the layer that cannot be."""
+        shape = self.input_shape
+        shapes = []
+        for index, layer in enumerate(self.layers if layers is None else layers):
             try:
                 shape = layer.output_shape(shape)
             except ValueError as error:
-                raise ValueError('layer %d: %s' % (index, error))
+                raise ValueError(f'layer {index}: {error}')
             shapes.append(shape)
         return shapes
 
     def __repr__(self):
         lines = []
+        total = 0
         for index, (layer, shape) in enumerate(zip(self.layers, self.shapes())):
             count = sum(getattr(layer, name).size for name in layer.parameter_names)
-            lines.append('%3d  %-50r %-18s %9s' % (index, layer, 'x'.join(map(str, shape)), count or ''))
-        total = sum(getattr(self.layers[index], name).size for _, index, name in self._named('parameter_names'))
-        lines.append('     %-50r %-18s %9d parameters' % (self.loss, '', total))
-        return '\n'.join(lines)
+            total += count
+            shape = 'x'.join(map(str, shape))
+            lines.append(f'{index:3}  {layer!r:<50} {shape:<12} {count or "":>9}')
+        return '\n'.join(lines + [f'     {self.loss!r:<50} {"":<12} {total:>9} parameters'])
 
 
-@functools.lru_cache(maxsize=None)
-def _threads(count):
-    """The threads that work for all networks with shards."""
-    return concurrent.futures.ThreadPoolExecutor(count)
+class Training(object):
+    """Epochs of SGD on a network; the weights of the best epoch are kept.
+
+    train and validation are pairs (data, label). The best epoch is the one with the best balanced
+    validation accuracy; without validation (None) it is the last. One step takes batch_size rows,
+    in a new random order each epoch. Its rate is lr * schedule(part of the training done, 0..1).
+    With ema_decay d > 0 an exponential moving average of the weights is validated and kept:
+    average <- d average + (1 - d) w, where d grows to its value (Polyak, Juditsky 1992). `sgd` are
+    the other arguments of Network.update. Every random number of an epoch comes from (seed, epoch).
+    """
+
+    def __init__(self, net, train, validation, epochs, batch_size, lr, schedule=None, seed=0,
+                 ema_decay=0.0, **sgd):
+        self.net = net
+        self.train = check_pair(train)
+        self.validation = None if validation is None else check_pair(validation)
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.schedule = schedule
+        self.seed = seed
+        self.ema_decay = ema_decay
+        self.sgd = sgd
+        self.history = []      # a record of each epoch
+        self.steps = 0         # batches so far
+        self.last = net.copy_arrays()
+        self.best = None
+        self.average = net.copy_arrays() if ema_decay else None
+        net.velocity = {}
+
+    def run(self, on_epoch=None, on_batch=None, verbose=True):
+        """Train to the last epoch, then put the best weights in place.
+
+        This also happens at Ctrl-C and when the training diverges, before the exception goes on.
+        FloatingPointError, naming epoch and batch, where a loss or a weight is not finite.
+        """
+        try:
+            while len(self.history) < self.epochs:
+                self.run_epoch(on_batch)
+                if verbose:
+                    print(epoch_line(self.history[-1]), flush=True)
+                if on_epoch:
+                    on_epoch(self.history[-1])
+        except FloatingPointError as error:
+            self.net.set_arrays(self.last)
+            raise FloatingPointError(f'epoch {len(self.history) + 1}: {error}')
+        finally:
+            if self.best:
+                self.net.set_arrays(self.best)
+
+    def run_epoch(self, on_batch=None):
+        """Train one epoch, validate, and keep the weights if they are the best so far."""
+        started = time.time()
+        epoch = len(self.history) + 1
+        self.net.reseed([self.seed, epoch])
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train[0]))
+        trained = self.train_rows(order, on_batch)
+        weights = self.net.copy_arrays()
+        for name, array in weights.items():
+            check_finite(f'after the last batch {name}', array)
+        self.net.set_arrays(self.average or weights)
+        validated = self.net.evaluate(*self.validation) if self.validation else None
+        if self.is_best(validated):
+            self.best = self.net.copy_arrays()
+        self.net.set_arrays(weights)
+        self.last = weights
+        self.history.append({'epoch': epoch, 'epochs': self.epochs,
+                             'seconds': time.time() - started, 'train': trained._asdict(),
+                             'validation': validated._asdict() if validated else None})
+
+    def train_rows(self, order, on_batch):
+        """Take a step for each batch of rows, in `order` -> the Score of the training rows."""
+        data, label = self.train
+        predicted = np.zeros_like(label)
+        total_loss = 0.0
+        done = 0
+        self.net.train()
+        for rows in batches(order, self.batch_size):
+            predict, loss = self.net.forward(data[rows], label[rows])
+            check_finite(f'batch {done // self.batch_size + 1}: the loss', loss)
+            self.net.backward()
+            self.net.update(self.rate(done / len(order)), **self.sgd)
+            self.update_average()
+            predicted[rows] = predict.argmax(axis=1)
+            total_loss += loss * len(rows)
+            done += len(rows)
+            if on_batch:
+                on_batch(done / len(order))
+        return score(predicted, label, total_loss / len(label))
+
+    def rate(self, part_of_epoch):
+        """The learning rate of the next step."""
+        if self.schedule is None:
+            return self.lr
+        return self.lr * self.schedule((len(self.history) + part_of_epoch) / self.epochs)
+
+    def update_average(self):
+        """Move the average of the weights towards the present ones."""
+        self.steps += 1
+        if self.average:
+            share = 1 - min(self.ema_decay, self.steps / (self.steps + 10))
+            for name, array in self.net.arrays().items():
+                self.average[name] += share * (array - self.average[name])
+
+    def is_best(self, validated):
+        """True if no epoch before had a balanced validation accuracy as good as this Score's."""
+        if validated is None:
+            return True
+        before = [record['validation']['balanced_accuracy'] for record in self.history]
+        return not before or validated.balanced_accuracy > max(before)
+
+    def state(self):
+        """All that the next epoch depends on: what a checkpoint holds."""
+        return {'history': self.history, 'steps': self.steps, 'last': self.last, 'best': self.best,
+                'average': self.average, 'velocity': self.net.velocity}
+
+    def restore(self, state):
+        """Go on from what `state` returned, to the same bits. ValueError if it does not fit."""
+        self.net.set_arrays(state['last'], 'the weights of the checkpoint')
+        self.last = state['last']
+        self.history[:] = state['history']
+        self.steps = state['steps']
+        self.best = state['best']
+        self.average = state['average']
+        self.net.velocity = state['velocity']
 
 
-def labelled(data, label):
-    """The rows (N, ...) and their integer labels (N,) as arrays; ValueError where they do not belong together."""
-    data, label = np.asarray(data), np.asarray(label)
-    if not len(data):
-        raise ValueError('there are no rows to train on or to evaluate')
+# What is refused: each function raises an error of one sentence -----------------------------------
+
+def check_layers(layers):
+    """The layers as a list. TypeError or ValueError, naming the one that cannot be in a network."""
+    layers = list(layers)
+    if not layers:
+        raise ValueError('a network needs at least one layer')
+    for index, layer in enumerate(layers):
+        if isinstance(layer, type):
+            raise TypeError(f'layer {index} is the class {layer.__name__}: write '
+                            f'{layer.__name__}(...)')
+        if isinstance(layer, Loss):
+            raise TypeError(f'layer {index} is a loss: write Network(layers, {layer!r})')
+        if not hasattr(layer, 'parameter_names') or not hasattr(layer, 'backward'):
+            raise TypeError(f'layer {index} is a {type(layer).__name__}, expected a layer: derive '
+                            'its class from _Layer')
+        check_parameter_names(layer)
+        if any(layer is other for other in layers[:index]):
+            raise ValueError(f'layer {index} is in the network twice: it can remember the input '
+                             'of one place only, so make a second layer')
+    return layers
+
+
+def check_parameter_names(layer):
+    """ValueError if the layer has a parameter or a gradient that it does not list."""
+    if isinstance(layer.parameter_names, str):
+        raise ValueError(f'{layer!r}: parameter_names is a string, expected a tuple such as '
+                         "('weight', 'bias')")
+    for name, value in vars(layer).items():
+        is_parameter = hasattr(layer, name + '_grad') and name not in ('input', 'output')
+        if is_parameter and value is not None and name not in layer.parameter_names:
+            raise ValueError(f'{layer!r} has the parameter {name}, but parameter_names does not '
+                             f"list it, so SGD would not train it: add '{name}' there")
+
+
+def check_loss(loss):
+    """TypeError unless `loss` is a loss object."""
+    if isinstance(loss, type) or not hasattr(loss, 'predict'):
+        raise TypeError(f'the loss is {loss!r}, expected an object such as SoftmaxWithLoss()')
+
+
+def check_batch(input, target=None):
+    """ValueError unless `input` holds rows, as many as there are targets."""
+    if np.ndim(input) < 2:
+        raise ValueError(f'got an input of shape {np.shape(input)}, expected rows (N, ...): pass '
+                         'one row as data[i:i+1], and put the input before the target')
+    if target is not None and (np.ndim(target) == 0 or len(target) != len(input)):
+        raise ValueError(f'got {len(input)} rows of input and targets of shape '
+                         f'{np.shape(target)}, expected one target for each row')
+
+
+def check_rates(lr, momentum, nesterov, weight_decay):
+    """lr, momentum and weight_decay as floats. TypeError or ValueError if one cannot be."""
+    for name, value in (('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)):
+        if not isinstance(value, (int, float, np.number)):
+            raise TypeError(f'{name} is {value!r}, expected a number')
+        if not value >= 0:
+            raise ValueError(f'{name} is {value}, expected 0 or more')
+    if nesterov and momentum == 0:
+        raise ValueError('nesterov needs a momentum above 0')
+    return float(lr), float(momentum), float(weight_decay)
+
+
+def check_pair(pair):
+    """(data, label) -> rows (N, ...) and integer labels (N,) as arrays, if they fit."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f'got a {type(pair).__name__}, expected a pair: write '
+                        'fit((data, label), (validation_data, validation_label), ...)')
+    data, label = np.asarray(pair[0]), np.asarray(pair[1])
+    if data.ndim < 2 or len(data) == 0:
+        raise ValueError(f'got data of shape {data.shape}, expected rows (N, ...), at least one')
     if label.shape != (len(data),) or label.dtype.kind not in 'iu':
-        raise ValueError('got %d rows and labels of shape %s and dtype %s, expected integer labels of shape (%d,)' % (
-            len(data), label.shape, label.dtype, len(data)))
+        hint = ': pass one_hot.argmax(axis=1)' if label.ndim == 2 else ''
+        raise ValueError(f'got {len(data)} rows and labels of shape {label.shape} and dtype '
+                         f'{label.dtype}, expected integer labels ({len(data)},){hint}')
     return data, label
 
 
-def sgd_step(weight, grad, velocity, lr, momentum, nesterov, weight_decay):
-    """One step of SGD on a piece of a parameter (n,), in place; velocity (n,) is used where momentum is not 0."""
-    if weight_decay:
-        grad = grad + weight_decay * weight                          # g <- g + lambda w
-    if momentum:
-        velocity *= momentum                                         # v <- mu v + g
-        velocity += grad
-        grad = grad + momentum * velocity if nesterov else velocity
-    weight -= lr * grad                                              # w <- w - lr v,  Nesterov: w - lr (g + mu v)
+def check_finite(name, value):
+    """FloatingPointError unless every number of `value` is finite."""
+    if not np.isfinite(value).all():
+        raise FloatingPointError(f'{name} is not finite: lower the learning rate, or look for inf '
+                                 'and nan in the input')
 
 
-def score(loss, predicted, label):
-    """The Score of predicted labels (N,) against the true ones (N,)."""
+def check_arrays(arrays, expected, origin):
+    """ValueError unless `arrays` has the names, the shapes and the kind of `expected`."""
+    if set(arrays) != set(expected):
+        missing = sorted(set(expected) - set(arrays))
+        others = sorted(set(arrays) - set(expected))
+        raise ValueError(f'{origin} is of another network: {len(missing)} arrays are missing '
+                         f'{missing[:1]}, {len(others)} are not known {others[:1]}')
+    for name, array in expected.items():
+        got = arrays[name]
+        if got.shape != array.shape or got.dtype.kind != 'f':
+            raise ValueError(f'{origin}: {name} has the shape {got.shape} and dtype {got.dtype}, '
+                             f'expected floats {array.shape}')
+
+
+# Batches, scores and schedules --------------------------------------------------------------------
+
+# Mean loss of a row; percentage of rows predicted right; mean of that percentage over the classes
+Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
+
+
+def score(predicted, label, loss=float('nan')):
+    """Predicted and true labels (N,) -> their Score, with the loss as given."""
     hit = predicted == label
     rows = np.bincount(label)
-    recalls = np.bincount(label, weights=hit)[rows > 0] / rows[rows > 0]
-    return Score(float(loss), 100 * float(hit.mean()), 100 * float(recalls.mean()))
+    hits = np.bincount(label, weights=hit)
+    recall = hits[rows > 0] / rows[rows > 0]
+    return Score(float(loss), 100 * float(hit.mean()), 100 * float(recall.mean()))
 
 
-def one_cycle(done, warm_up=0.2):
-    """Factor on the learning rate: from 1/25 up to 1 in the first part of the training, then straight down to 0.
+def batches(order, batch_size):
+    """Cut row numbers (N,) into batches. A last single row joins the batch before.
 
-    After Smith, Topin: Super-Convergence, 2017 (arXiv:1708.07120).
+    BatchNorm needs two rows in training.
     """
-    return 0.04 + 0.96 * done / warm_up if done < warm_up else (1 - done) / (1 - warm_up)
-
-
-def balance(predict, label):
-    """Predictions (N, K) of a network trained on classes as frequent as in `label`, for classes that are all alike.
-
-    Bayes: p(class | image) is proportional to p(image | class) p(class), so divide by the training's p(class).
-    """
-    frequency = np.bincount(label, minlength=predict.shape[1]) / float(len(label))
-    weighted = predict / np.maximum(frequency, 1.0 / len(label)).astype(predict.dtype)
-    return weighted / weighted.sum(axis=1, keepdims=True)
-
-
-def epoch_line(record):
-    """An epoch's record as the line that the lab prints after each epoch, with the balanced accuracy and the time."""
-    train, validation = record['train'], record['validation']
-    line = 'Epoch:%3d |Train Loss:%8.4f |Train Acc:%8.4f' % (record['epoch'], train['loss'], train['accuracy'])
-    if validation:
-        line += ' |Val Loss:%8.4f |Val Acc:%8.4f |Balanced:%8.4f' % (
-            validation['loss'], validation['accuracy'], validation['balanced_accuracy'])
-    return line + ' |Time:%6.1f s' % record['seconds']
-
-
-def history_table(history):
-    """The records of fit as a table, a row an epoch: epoch, seconds, train_loss, ..., validation_balanced."""
-    rows = [dict([('epoch', record['epoch']), ('seconds', round(record['seconds'], 1))] + [
-        ('%s_%s' % (part, name.split('_')[0]), round(value, 4)) for part in ('train', 'validation')
-        for name, value in sorted((record[part] or {}).items())]) for record in history]
-    columns = ['epoch', 'seconds'] + ['%s_%s' % (part, name.split('_')[0]) for part in ('train', 'validation')
-                                      for name in sorted(Score._fields)]
-    return pd.DataFrame(rows, columns=None if history else columns)      # none yet: an empty table
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}, expected 1 or more')
+    starts = list(range(0, len(order), batch_size))
+    if len(order) - starts[-1] == 1 and len(starts) > 1 and batch_size > 1:
+        starts.pop()
+    return np.split(order, starts[1:])
 
 
 def split_rows(count, validation_count, seed):
-    """0..count-1 shuffled and cut in two -> (train rows, validation rows); no row is in both."""
+    """Shuffle 0..count-1 and cut it in two -> (training rows, validation rows)."""
     if not 0 < validation_count < count:
-        raise ValueError('cannot keep %d of %d rows for validation: keep fewer, at least one' % (
-            validation_count, count))
+        raise ValueError(f'cannot keep {validation_count} of {count} rows for validation: keep at '
+                         'least one, and fewer than all')
     order = np.random.default_rng(seed).permutation(count)
     return order[:-validation_count], order[-validation_count:]
 
 
-@contextlib.contextmanager
-def blas_threads(count):
-    """Hold NumPy's OpenBLAS to `count` threads for a while. It works on the library that is loaded already.
+def one_cycle(done, warm_up=0.2):
+    """The factor on the learning rate: up from 1/25 to 1 in the first fifth, then down to 0.
 
-    Where NumPy brings another BLAS (conda's MKL, macOS's Accelerate) nothing happens: set MKL_NUM_THREADS=1 or
-    VECLIB_MAXIMUM_THREADS=1 before NumPy is imported if shards > 1 is to be fast there; the numbers stay right.
+    Smith, Topin: Super-Convergence, 2017 (arXiv:1708.07120).
     """
-    before = _openblas('get_num_threads')() if _openblas('get_num_threads') else None
-    if before:
-        _openblas('set_num_threads')(count)
+    if done < warm_up:
+        return 0.04 + 0.96 * done / warm_up
+    return (1 - done) / (1 - warm_up)
+
+
+def correct_class_prior(predict, label):
+    """Class-prior correction of probabilities (N, K), for a test with equally frequent classes.
+
+    `label` are the training labels. Bayes: p(class | image) is proportional to p(image | class)
+    p(class), so divide by the training's p(class). A class that never occurs counts as one row.
+    """
+    count = np.bincount(label, minlength=predict.shape[1])
+    prior = np.maximum(count, 1) / len(label)
+    weighted = predict / prior.astype(predict.dtype)
+    return weighted / weighted.sum(axis=1, keepdims=True)
+
+
+def epoch_line(record):
+    """A record of Training.history -> the line that the lab prints after an epoch."""
+    line = f'Epoch:{record["epoch"]:3}'
+    for name, part in (('Train', record['train']), ('Val', record['validation'])):
+        if part:
+            line += f' |{name} Loss:{part["loss"]:8.4f} |{name} Acc:{part["accuracy"]:8.4f}'
+    if record['validation']:
+        line += f' |Balanced:{record["validation"]["balanced_accuracy"]:8.4f}'
+    return line + f' |Time:{record["seconds"]:6.1f} s'
+
+
+# The networks of images ---------------------------------------------------------------------------
+
+def character_network(rng=None, stages=((48,), (96, 96), (192, 192)), hidden=256, dropout=0.3,
+                      augment=True, Conv2d=Conv2d, Network=Network):
+    """A convolutional network for rows of 784 pixels. By default, the leaderboard's.
+
+    `stages` are the output channels of the convolutions, 3 x 3 pixels each. Every stage ends in
+    MaxPool2d, which halves the sides: 28, 14, 7, 4.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    layers = [PixelScaling()]
+    if augment:
+        layers += [Augment(rotation=10, scale=0.1, shear=0.12, shift=1.2, elastic=0.6, rng=rng)]
+    layers += [Reshape(28, 28, 1)]
+    side, channels = 28, 1
+    for stage in stages:
+        for number, outputs in enumerate(stage, 1):
+            layers += [Conv2d(channels, outputs, rng=rng, bias=False)]
+            if number == len(stage):
+                layers += [MaxPool2d()]
+                side = (side + 1) // 2
+            layers += [BatchNorm(outputs), ReLU()]
+            channels = outputs
+    layers += [Flatten(), Dropout(dropout, rng)]
+    layers += [FullyConnected(side * side * channels, hidden, rng), BatchNorm(hidden), ReLU()]
+    layers += [Dropout(dropout, rng), FullyConnected(hidden, 47, rng)]
+    return Network(layers, SoftmaxWithLoss(label_smoothing=0.1))
+
+
+CHARACTER_TRAINING = {'epochs': 24, 'batch_size': 128, 'lr': 0.1, 'schedule': one_cycle,
+                      'ema_decay': 0.999, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4}
+
+
+# The lab's files ----------------------------------------------------------------------------------
+
+CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Balanced's 47 labels
+
+
+def read_csv(path, columns):
+    """Read a CSV file of integers 0..255 without a header line: (N, columns) uint8.
+
+    Blank lines are skipped, and so is the byte order mark that Excel writes.
+    Raises FileNotFoundError, or ValueError in one sentence that names the first bad line.
+    """
+    rows = bytearray()
     try:
-        yield
-    finally:
-        if before:
-            _openblas('set_num_threads')(before)
+        with open(path, 'rb') as file:
+            for number, line in enumerate(file, 1):
+                line = line.strip(b'\xef\xbb\xbf \t\r\n')
+                if line:
+                    rows += parse_line(line, columns)
+    except FileNotFoundError:
+        makes = ', or make it with data/prepare.py' if os.path.exists('data/prepare.py') else ''
+        raise FileNotFoundError(f'{path} is missing: copy it there{makes}') from None
+    except ValueError as error:
+        raise ValueError(f'{path}, line {number}: {error}; expected {columns} integers 0..255 '
+                         f'with commas between: {csv_remedy(path)}') from None
+    if not rows:
+        raise ValueError(f'{path} is empty; expected lines of {columns} integers 0..255: '
+                         f'copy or download it again')
+    return np.frombuffer(rows, dtype=np.uint8).reshape(-1, columns)
 
 
-@functools.lru_cache(maxsize=None)
-def _openblas(name):
-    """OpenBLAS's function of that name, from the library in NumPy's own package; None where there is none."""
-    home = os.path.dirname(np.__file__)
-    for path in sum((glob.glob(home + place) for place in ('/.libs/*openblas*', '.libs/*openblas*',
-                                                           '/.dylibs/*openblas*')), []):
-        for symbol in ('scipy_openblas_%s64_', 'openblas_%s64_', 'openblas_%s'):
-            if hasattr(ctypes.CDLL(path), symbol % name):
-                return getattr(ctypes.CDLL(path), symbol % name)
+def parse_line(line, columns):
+    """Turn a line of integers 0..255 into bytes, one a number; ValueError says what is wrong."""
+    if line.translate(None, b'0123456789,'):                # bytes that are left over
+        fields = line.split(b',')
+        wrong = next(field for field in fields if field.translate(None, b'0123456789'))
+        raise ValueError(f'got {wrong[:20].decode("latin-1")!a}')
+    if line.count(b',') != columns - 1:
+        raise ValueError(f'got {line.count(b",") + 1} numbers')
+    try:
+        values = np.fromstring(line, dtype=np.uint64, sep=',')
+    except (ValueError, DeprecationWarning):                # NumPy before 2.3 only warns, and stops
+        values = np.zeros(0)
+    if len(values) != columns or line.endswith(b','):       # after a last comma NumPy adds a 0
+        raise ValueError('a number or a comma is missing')
+    if values.max() > 255:
+        raise ValueError(f'got {values.max()}')
+    return values.astype(np.uint8).tobytes()
 
 
-def keep_freed_memory():
-    """Tell the C library to keep the memory of freed arrays for the next ones; glibc only, elsewhere nothing happens.
+def csv_remedy(path):
+    """Say what to do about a CSV file that cannot be read."""
+    if os.path.exists('data/check.py'):
+        return f'run "python data/check.py {path}", which says what to do'
+    return 'unpack it if it is packed, or copy or download it again'
 
-    Else it returns what is freed to the system, and every batch gets its arrays back page by page, for which threads
-    wait on each other: the convolutional network of tests/benchmark.py then takes 1.2 times as long.
+
+def read_train(path):
+    """Read train.csv: its pixels (N, 784) uint8 and its labels (N,) int, 0..46.
+
+    Raises FileNotFoundError or ValueError as read_csv does, and ValueError for labels that are
+    not the lab's. Warns of classes without a row.
     """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if os.name == 'posix' else None
-    if mallopt:
-        mallopt(-1, 2 ** 31 - 1)      # M_TRIM_THRESHOLD, bytes at the end of the heap
-        mallopt(-3, 2 ** 25)          # M_MMAP_THRESHOLD, bytes from which an array gets pages of its own
+    rows = read_csv(path, 1 + 28 * 28)
+    label = rows[:, 0].astype(int)
+    last = rows[:, -1]
+    if last.max() < len(CLASS_NAMES) and len(np.unique(last)) > len(np.unique(label)):
+        raise ValueError(f'{path}: the labels seem to be in the last column, expected them in the '
+                         f'first: move that column to the front')
+    wrong = np.flatnonzero(label >= len(CLASS_NAMES))
+    if wrong.size:
+        remedy = 'it is not the data of this lab'
+        if label.min() == 1 and label.max() == len(CLASS_NAMES):
+            remedy = 'the labels count from 1, subtract 1 from each'
+        raise ValueError(f'{path}: row {wrong[0] + 1} has the label {label[wrong[0]]}, '
+                         f'expected 0..{len(CLASS_NAMES) - 1}: {remedy}')
+    try:
+        refuse_missing_classes(label, path)
+    except ValueError as error:
+        warnings.warn(str(error), stacklevel=2)
+    return rows[:, 1:], label
+
+
+def refuse_missing_classes(label, path):
+    """Raise ValueError, in one sentence, if a class has no row among the labels (N,)."""
+    counts = np.bincount(label, minlength=len(CLASS_NAMES))
+    missing = np.flatnonzero(counts == 0)
+    if missing.size:
+        shown = ', '.join(map(str, missing[:5])) + (', ...' if missing.size > 5 else '')
+        raise ValueError(f'{path}: {missing.size} of the {len(CLASS_NAMES)} classes have no row '
+                         f'(labels {shown}): it is a part of the data or another data set, '
+                         f'use the train.csv of this lab')
+
+
+def write_submission(path, predicted):
+    """Write predicted labels (N,) as Kaggle wants them: the header Id,Category, then 0,label ..."""
+    predicted = np.asarray(predicted)
+    if predicted.ndim != 1 or not np.isin(predicted, np.arange(len(CLASS_NAMES))).all():
+        raise ValueError(f'{path} was not written: got predictions of shape {predicted.shape} and '
+                         f'dtype {predicted.dtype}, expected labels 0..46 of shape (N,), as '
+                         'predict(...).argmax(axis=1) gives')
+    table = pd.DataFrame({'Category': predicted.astype(int)})
+    text = table.to_csv(index_label='Id')
+    with replacing(path) as file:
+        file.write(text.replace('\r\n', '\n').encode('ascii'))
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """A binary file beside `path` that takes its place when all is written; on an error `path` stays as it was."""
-    beside = '%s.%d.part' % (path, os.getpid())
+    """Open a binary file that takes the place of `path` when all is written.
+
+    On an error `path` stays as it was. A symbolic link is followed.
+    """
+    path = os.path.realpath(path)
+    beside = f'{path}.{os.getpid()}.part'
     try:
         with open(beside, 'wb') as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        replace_file(beside, path)
     except OSError as error:
-        raise OSError(error.errno, '%s: nothing was written, free space there or choose another folder' %
-                      error.strerror, path)
+        remedy = 'free space there or choose another folder'
+        if isinstance(error, PermissionError):
+            remedy = 'close the program that has it open, or choose another folder'
+        raise OSError(error.errno, f'{error.strerror}: nothing was written, {remedy}', path)
     finally:
         if os.path.lexists(beside):
             os.remove(beside)
 
 
+def replace_file(source, target, tries=20):
+    """os.replace, tried for two seconds: on Windows another program may have `target` open."""
+    for _ in range(tries):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(0.1)
+    return os.replace(source, target)
+
+
 def write_npz(path, arrays):
-    """Write {name: array} to `path`, packed in memory first: zipfile cannot clean up after itself on a full disk."""
+    """Write {name: array} to an .npz file, without pickle."""
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     with replacing(path) as file:
@@ -587,169 +764,13 @@ def write_npz(path, arrays):
 
 
 def read_npz(path):
-    """{name: array} of an .npz file; ValueError in one sentence where it is not one. Pickled objects are refused."""
+    """Read {name: array} from an .npz file. ValueError if it is damaged or holds objects."""
     with open(path, 'rb') as stream:
         try:
             with np.load(stream, allow_pickle=False) as file:
-                damaged = file.zip.testzip()      # NumPy alone reads what a damaged header claims, unchecked
-                if damaged:
-                    raise ValueError('the checksum of %s does not fit' % damaged)
+                if file.zip.testzip():      # NumPy alone does not compare the checksums
+                    raise ValueError('a checksum does not fit')
                 return {name: file[name] for name in file.files}
-        except Exception as error:      # zipfile, zlib and NumPy raise a dozen kinds for a damaged file
-            raise ValueError('%s is not a whole .npz file of arrays (%s): fetch it again, or train anew' % (
-                path, re.split(r'[.:]?\s*\n|[.:] ', str(error))[0] or type(error).__name__))
-
-
-def read_csv(path, columns):
-    """The rows of a CSV file of integers 0..255, no header: (N, columns) uint8. ValueError names the first bad line."""
-    rows, number = bytearray(), 1
-    try:
-        file = open(path, 'rb')
-    except FileNotFoundError:
-        raise FileNotFoundError('%s is missing: copy it there, or make it with data/prepare.py' % path)
-    with file:
-        if file.read(3) != b'\xef\xbb\xbf':      # the byte order mark that some programs write
-            file.seek(0)
-        for lines in iter(lambda: file.readlines(CSV_BLOCK), []):
-            block = _parse(b''.join(lines), columns)
-            if block is None:
-                block = b''.join(_row(line, columns, '%s, line %d' % (path, number + index))
-                                 for index, line in enumerate(lines) if line.strip())
-            rows += block
-            number += len(lines)
-    if not rows:
-        raise ValueError('%s is empty, expected rows of %d integers: copy or download it again' % (path, columns))
-    return np.frombuffer(rows, np.uint8).reshape(-1, columns)
-
-
-def _parse(text, columns):
-    """Whole lines of integers 0..255 -> the integers, as bytes; None where anything else is in them."""
-    text = text.replace(b'\r\n', b'\n')
-    if text.translate(None, b'0123456789,\n'):      # pandas would read 3.0 as 3, and take more for line ends
-        return None
-    try:
-        block = pd.read_csv(io.BytesIO(text), header=None, dtype=np.int64).values
-    except (ValueError, OverflowError):      # pandas' own errors are ValueErrors
-        return None
-    # pandas before 1.2 may drop the end of a line that is too long, so the commas are counted
-    if block.shape[1] != columns or text.count(b',') != len(block) * (columns - 1) or block.max() > 255:
-        return None
-    return block.astype(np.uint8).tobytes()
-
-
-def _row(line, columns, place):
-    """One line, perhaps with spaces or quotes -> its integers, as bytes; ValueError tells the fault and what to do."""
-    got = [field.strip(b' \t\r\n"') for field in line.split(b',')]
-    wrong = [index for index, field in enumerate(got) if not (
-        field.isdigit() and int(field.lstrip(b'0')[:4] or b'0') < 256)]
-    if len(got) == columns and not wrong:
-        return bytes(map(int, got))
-    fault = 'got %d fields' % len(got) if len(got) != columns else 'field %d is %r' % (
-        wrong[0] + 1, got[wrong[0]][:20].decode('latin-1'))
-    first = place.endswith(' line 1')
-    remedy = next(text for holds, text in (
-        (first and line.startswith((b'PK', b'\x1f\x8b')), 'it is a zip or gzip file, unpack it'),
-        (first and line.lstrip().startswith(b'<'), 'it is a web page, download the file again while signed in'),
-        (first and re.match(br'"?[A-Za-z]|,0,1,|0,1,2,3,', line), 'delete the header line'),
-        (abs(len(got) - columns) == 1, 'train.csv and test.csv may be swapped, or an index or a comma added'),
-        (not line.endswith(b'\n'), 'the file breaks off here, copy or download it again'),
-        (True, 'copy or download the file again')) if holds)
-    raise ValueError('%s: %s, expected %d integers 0..255 with commas between: %s' % (place, fault, columns, remedy))
-
-
-def read_train(path):
-    """train.csv -> its pixels (N, 784) uint8 and labels (N,), checked to be 0..46. ValueError as of read_csv."""
-    rows = read_csv(path, 1 + 28 * 28)
-    label = rows[:, 0].astype(int)
-    wrong = np.flatnonzero(label >= len(CLASS_NAMES))
-    if wrong.size:
-        raise ValueError('%s: row %d has the label %d, expected 0..%d: %s' % (
-            path, wrong[0] + 1, label[wrong[0]], len(CLASS_NAMES) - 1, 'its labels count from 1, subtract 1 from each'
-            if label.min() == 1 and label.max() == len(CLASS_NAMES) else 'it is not the data of this lab'))
-    return rows[:, 1:], label
-
-
-def write_submission(path, predicted):
-    """Write predicted labels (N,) in the competition's format: the header Id,Category, then 0,label and so on."""
-    predicted = np.asarray(predicted)
-    if predicted.ndim != 1 or not np.isin(predicted, np.arange(len(CLASS_NAMES))).all():
-        raise ValueError('%s was not written: got predictions of shape %s and dtype %s, expected labels 0..%d of shape '
-                         '(N,), as predict(...).argmax(axis=1) gives' % (
-                             path, predicted.shape, predicted.dtype, len(CLASS_NAMES) - 1))
-    lines = ['Id,Category'] + ['%d,%d' % row for row in enumerate(predicted)] + ['']
-    with replacing(path) as file:
-        file.write('\n'.join(lines).encode('ascii'))
-
-
-# The network for the leaderboard --------------------------------------------------------------------------------------
-
-def character_network(rng=None):
-    """Five convolutions and two fully connected layers, for the rows of 784 pixels; 1.4 million parameters."""
-    rng = np.random.default_rng(0) if rng is None else rng
-
-    def convolution(inputs, outputs, *pool):
-        return [Conv2d(inputs, outputs, rng=rng, bias=False)] + list(pool) + [BatchNorm(outputs), ReLU()]
-
-    layers = [PixelScaling(), Augment(rotation=10, scale=0.1, shear=0.12, shift=1.2, elastic=0.6, rng=rng),
-              Reshape(28, 28, 1)]
-    layers += convolution(1, 48, MaxPool2d())                              # 28 x 28 -> 14 x 14
-    layers += convolution(48, 96) + convolution(96, 96, MaxPool2d())       # 14 x 14 -> 7 x 7
-    layers += convolution(96, 192) + convolution(192, 192, MaxPool2d(ceil_mode=True))     # 7 x 7 -> 4 x 4
-    layers += [Flatten(), Dropout(0.3, rng), FullyConnected(4 * 4 * 192, 256, rng), BatchNorm(256), ReLU(),
-               Dropout(0.3, rng), FullyConnected(256, 47, rng)]
-    return Network(layers, SoftmaxWithLoss(label_smoothing=0.1), shards=2)
-
-
-CHARACTER_TRAINING = {'epochs': 24, 'batch_size': 128, 'lr': 0.1, 'schedule': one_cycle, 'ema_decay': 0.999,
-                      'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4}
-CHARACTER_VIEWS = 8
-
-
-def main():
-    """Train the network for the leaderboard from scratch, or go on where it was stopped, and write the submission."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument('--data', default='data', help='folder of train.csv and test.csv (default: data)')
-    parser.add_argument('--validation', type=int, default=8000, metavar='ROWS',
-                        help='rows kept for validation, 0 to train on all (default: 8000)')
-    parser.add_argument('--epochs', type=int, default=CHARACTER_TRAINING['epochs'], help='default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='default: 0')
-    parser.add_argument('--checkpoint', default='training.npz', help='saved every epoch (default: training.npz)')
-    parser.add_argument('--weights', default='character_network.npz', help='default: character_network.npz')
-    parser.add_argument('--submission', default='DLAD-test-predict.csv', help='default: DLAD-test-predict.csv')
-    options = parser.parse_args()
-    for path in (options.checkpoint, options.weights, options.submission):
-        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise FileNotFoundError('%s cannot be written: make its folder first' % path)
-
-    data, label = read_train(os.path.join(options.data, 'train.csv'))
-    test = read_csv(os.path.join(options.data, 'test.csv'), 784)
-    train, validation = (data, label), None
-    if options.validation:
-        chosen, kept = split_rows(len(data), options.validation, 0)
-        train, validation = (data[chosen], label[chosen]), (data[kept], label[kept])
-    net = character_network(np.random.default_rng(options.seed))
-    print(net, flush=True)
-
-    def on_epoch(record):
-        left = (record['epochs'] - record['epoch']) * record['seconds'] / 60
-        print('%s |%4.0f min left' % (epoch_line(record), left), flush=True)
-
-    net.fit(train, validation, seed=options.seed, checkpoint=options.checkpoint, on_epoch=on_epoch,
-            **dict(CHARACTER_TRAINING, epochs=options.epochs))
-    net.save(options.weights, np.float16)
-    net.load(options.weights)       # what is predicted with is what was saved
-    with replacing(os.path.splitext(options.weights)[0] + '.csv') as file:
-        file.write(history_table(net.history).to_csv(index=False).encode('ascii'))
-    if validation:
-        predict = balance(net.predict(validation[0], views=CHARACTER_VIEWS), train[1])
-        print('Validation with %d views and even classes: %.2f %%, balanced %.2f %%' % (
-            (CHARACTER_VIEWS,) + score(0, predict.argmax(axis=1), validation[1])[1:]))
-    write_submission(options.submission, balance(net.predict(test, views=CHARACTER_VIEWS), train[1]).argmax(axis=1))
-    print('Wrote %s and %s' % (options.weights, options.submission))
-
-
-if __name__ == '__main__':
-    try:
-        main()
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit('network.py: %s' % error)
+        except Exception as error:      # a damaged file raises a dozen kinds of errors
+            raise ValueError(f'{path} is not a whole .npz file of arrays '
+                             f'({type(error).__name__}): fetch it again, or train again')
