@@ -108,8 +108,8 @@ def find_idx(source, name):
     others = sorted(glob.glob(os.path.join(folder, 'emnist-*')))
     if others and not os.path.basename(others[0]).startswith('emnist-balanced-'):
         raise FileNotFoundError(f'{path} is missing, but {os.path.basename(others[0])} is there: '
-                                f'only the Balanced split has the 47 classes of the lab, fetch it with '
-                                f"'prepare.py download'")
+                                f'only the Balanced split has the 47 classes of the lab, fetch it '
+                                f"with 'prepare.py download'")
     raise FileNotFoundError(f'{path} is missing: give the folder that holds it, or fetch it with '
                             f"'prepare.py download'")
 
