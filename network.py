@@ -165,7 +165,7 @@ class Network(object):
         starts = range(0, max(1, len(input)), batch_size)
         predict = np.concatenate([self.predict_batch(input[start:start + batch_size])
                                   for start in starts])
-        finite = np.isfinite(predict.reshape(len(predict), -1)).all(axis=1)
+        finite = np.isfinite(predict).all(axis=tuple(range(1, predict.ndim)))
         if not finite.all():
             raise ValueError(f'predict: row {finite.argmin()} has a prediction that is not finite: '
                              'look for inf and nan in the input and in the weights')
