@@ -105,7 +105,7 @@ class Network(object):
 
     def train(self, mode=True):
         """Set training mode: Dropout and Augment act, BatchNorm uses the batch's statistics."""
-        if mode not in (True, False):
+        if not isinstance(mode, (bool, np.bool_)):
             raise TypeError('net.train(mode) sets the mode, True or False; net.fit trains')
         for layer in self.layers:
             layer.training = mode
@@ -146,6 +146,7 @@ class Network(object):
         The first copy is the row itself. The Augment layers change the others as in training. The
         random numbers depend on the copy and on batch_size alone.
         """
+        check_count('copies', copies)
         augments = [layer for layer in self.layers if isinstance(layer, Augment)]
         if not augments:
             return self.predict(input, batch_size)
@@ -161,6 +162,7 @@ class Network(object):
     def predict_rows(self, input, batch_size):
         """Predict in the present mode, batch by batch."""
         check_batch(input)
+        check_count('batch_size', batch_size)
         input = np.asarray(input)
         starts = range(0, max(1, len(input)), batch_size)
         predict = np.concatenate([self.predict_batch(input[start:start + batch_size])
@@ -438,9 +440,9 @@ def check_layers(layers):
 
 def check_parameter_names(layer):
     """ValueError if the layer has a parameter or a gradient that it does not list."""
-    if isinstance(layer.parameter_names, str):
-        raise ValueError(f'{layer!r}: parameter_names is a string, expected a tuple such as '
-                         "('weight', 'bias')")
+    if not isinstance(layer.parameter_names, tuple):
+        raise ValueError(f'{layer!r}: parameter_names is {layer.parameter_names!r}, expected a '
+                         "tuple such as ('weight', 'bias')")
     for name, value in vars(layer).items():
         is_parameter = hasattr(layer, name + '_grad') and name not in ('input', 'output')
         if is_parameter and value is not None and name not in layer.parameter_names:
@@ -462,6 +464,12 @@ def check_batch(input, target=None):
     if target is not None and (np.ndim(target) == 0 or len(target) != len(input)):
         raise ValueError(f'got {len(input)} rows of input and targets of shape '
                          f'{np.shape(target)}, expected one target for each row')
+
+
+def check_count(name, count):
+    """ValueError unless `count` is at least 1."""
+    if count < 1:
+        raise ValueError(f'{name} is {count}, expected 1 or more')
 
 
 def check_rates(lr, momentum, nesterov, weight_decay):
@@ -532,8 +540,7 @@ def batches(order, batch_size):
 
     BatchNorm needs two rows in training.
     """
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}, expected 1 or more')
+    check_count('batch_size', batch_size)
     starts = list(range(0, len(order), batch_size))
     if len(order) - starts[-1] == 1 and len(starts) > 1 and batch_size > 1:
         starts.pop()
