@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Train the network for the leaderboard, and write the submission.
+
+    python leaderboard/train.py                     keeps 8000 rows for validation
+    python leaderboard/train.py --validation 0      trains on all rows
+
+It saves a checkpoint after each epoch. The same command, started again, goes on from there, and
+ends with the same bits. README.md beside this file says more.
+"""
+import argparse
+import os
+import sys
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT, os.path.join(ROOT, 'data')]
+
+from checkpoint import Checkpoint      # noqa: E402
+from csv_files import is_stand_in      # noqa: E402
+from fast_conv2d import Conv2d      # noqa: E402
+from network import (CHARACTER_TRAINING, Training, character_network,      # noqa: E402
+                     correct_class_prior, epoch_line, read_csv, read_train, refuse_missing_classes,
+                     replacing, score, split_rows, write_submission)
+from parallel import ParallelNetwork, blas_controller      # noqa: E402
+
+COPIES = 8      # of each row, for test-time augmentation
+
+# --network SIZE: what character_network gets; 'large' is its default
+NETWORKS = {
+    'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
+    'small': {'stages': ((32,), (64,), (128,))},
+    'medium': {'stages': ((32,), (64, 64), (128, 128))},
+    'large': {},
+}
+EPOCHS = {'tiny': 1, 'small': 12, 'medium': 12, 'large': CHARACTER_TRAINING['epochs']}
+
+
+# What is printed ----------------------------------------------------------------------------------
+
+def say(text, stream=None, end='\n'):
+    """Print in ASCII, which every terminal can show, whatever the names of files are."""
+    text = text.encode('ascii', 'backslashreplace').decode('ascii')
+    print(text, file=stream or sys.stdout, end=end, flush=True)
+
+
+class Progress(object):
+    """Save a checkpoint and print a line after each epoch; show how far the epoch is.
+
+    The latter is one line of a terminal, written over. A file or a pipe does not get it.
+    """
+
+    def __init__(self, checkpoint):
+        self.checkpoint = checkpoint
+        self.terminal = sys.stdout.isatty()
+        self.shown = 0.0
+
+    def on_batch(self, done):
+        """`done` is the part of the epoch that is done, 0..1."""
+        now = time.time()
+        if not self.terminal or now - self.shown < 0.5:
+            return
+        epoch = len(self.checkpoint.training.history) + 1
+        say(f'\rEpoch:{epoch:3}, {100 * done:3.0f} % done', end='')
+        self.shown = now
+
+    def on_epoch(self, record):
+        """`record` is the epoch's entry in the history."""
+        self.checkpoint.save()
+        left = (record['epochs'] - record['epoch']) * record['seconds'] / 60
+        start = '\r' if self.terminal else ''
+        say(f'{start}{epoch_line(record)} |{left:4.0f} min left')
+
+
+def describe_blas():
+    """One line on the library that multiplies NumPy's matrices. Speed and rounding depend on it."""
+    controller = blas_controller()
+    if controller is None:
+        return 'BLAS: not known without threadpoolctl'
+    libraries = controller.select(user_api='blas').info()
+    if not libraries:
+        return 'BLAS: not known to threadpoolctl'
+    blas = libraries[0]
+    return (f'BLAS: {blas["internal_api"]} {blas["version"]} with the kernels '
+            f'{blas.get("architecture", "not known")}, {os.cpu_count()} cores')
+
+
+# The command --------------------------------------------------------------------------------------
+
+def read_options(arguments):
+    """The command line's arguments -> options. Wrong usage ends with exit code 2."""
+    parser = argparse.ArgumentParser(
+        description='Train the network for the leaderboard, or go on from its checkpoint, and '
+                    'write the submission.',
+        epilog='Exit code: 0 done, 1 refused or failed (the reason on stderr), 2 wrong usage, '
+               '130 stopped by Ctrl-C.')
+    parser.add_argument('--data', default='data', metavar='FOLDER',
+                        help='folder of train.csv and test.csv (default: %(default)s)')
+    parser.add_argument('--validation', type=int, default=8000, metavar='ROWS',
+                        help='rows kept for validation, 0 to train on all (default: %(default)s)')
+    parser.add_argument('--network', choices=list(NETWORKS), default='large', metavar='SIZE',
+                        help='tiny (to try the command), small, medium or large '
+                             '(default: %(default)s)')
+    parser.add_argument('--epochs', type=int, metavar='N', help='default: as the network needs')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='default: %(default)s')
+    parser.add_argument('--checkpoint', default='training.npz', metavar='FILE',
+                        help='saved after each epoch (default: %(default)s)')
+    parser.add_argument('--weights', default='character_network.npz', metavar='FILE',
+                        help='the curve goes beside it as .csv (default: %(default)s)')
+    parser.add_argument('--submission', default='DLAD-test-predict.csv', metavar='FILE',
+                        help='default: %(default)s')
+    options = parser.parse_args(arguments)
+    if options.epochs is None:
+        options.epochs = EPOCHS[options.network]
+    if options.epochs < 1:
+        parser.error(f'--epochs is {options.epochs}, expected 1 or more')
+    if options.validation < 0 or options.seed < 0:
+        parser.error('--validation and --seed must be 0 or more')
+    options.curve = os.path.splitext(options.weights)[0] + '.csv'
+    return options
+
+
+def check_paths(options):
+    """Refuse, before any long work, files that cannot be written or overwrite each other."""
+    paths = [options.checkpoint, options.weights, options.curve, options.submission]
+    for path in paths:
+        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise FileNotFoundError(f'{path} cannot be written: make its folder first')
+        if os.path.isdir(path):
+            raise IsADirectoryError(f'{path} is a folder, expected the name of a file')
+    if len(set(map(os.path.realpath, paths))) < len(paths):
+        raise ValueError(f'two of the files {", ".join(paths)} are the same: choose other names')
+
+
+def read_data(folder):
+    """Read train.csv and test.csv -> pixels (N, 784), labels (N,), test pixels (M, 784).
+
+    ValueError if a class has no row.
+    """
+    path = os.path.join(folder, 'train.csv')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')     # of the missing classes, which are refused here
+        pixels, label = read_train(path)
+    refuse_missing_classes(label, path)
+    test = read_csv(os.path.join(folder, 'test.csv'), pixels.shape[1])
+    return pixels, label, test
+
+
+def read_test_labels(folder, rows):
+    """Read test_labels.csv, which the competition does not give away -> (M,). None without it."""
+    path = os.path.join(folder, 'test_labels.csv')
+    if not os.path.exists(path):
+        return None
+    label = read_csv(path, 1)[:, 0]
+    if len(label) != rows:
+        raise ValueError(f'{path} has {len(label)} labels, expected {rows}, one for each row of '
+                         'test.csv: move it away')
+    return label
+
+
+def rename_stand_in(options):
+    """If the data is the stand-in, rename the submission. -> a sentence that says so, or ''."""
+    paths = [os.path.join(options.data, name) for name in ('train.csv', 'test.csv')]
+    if not is_stand_in(paths[0]) and not is_stand_in(paths[1]):
+        return ''
+    folder, name = os.path.split(options.submission)
+    if name == 'DLAD-test-predict.csv':
+        options.submission = os.path.join(folder, 'stand-in-predict.csv')
+    return (f'{options.data} holds the stand-in, not the data of the competition: do not hand in '
+            f'{options.submission}')
+
+
+def make_training(options, pixels, label):
+    """The network and its training, at the first epoch."""
+    train = (pixels, label)
+    validation = None
+    if options.validation:
+        chosen, kept = split_rows(len(pixels), options.validation, 0)
+        train = (pixels[chosen], label[chosen])
+        validation = (pixels[kept], label[kept])
+    rng = np.random.default_rng(options.seed)
+    net = character_network(rng, Conv2d=Conv2d, Network=ParallelNetwork,
+                            **NETWORKS[options.network])
+    settings = dict(CHARACTER_TRAINING, epochs=options.epochs, seed=options.seed)
+    return Training(net, train, validation, **settings)
+
+
+def save_weights(net, path):
+    """Write the weights as float16. ValueError if one is too large, which would become inf."""
+    largest = np.finfo(np.float16).max
+    for name, array in net.arrays().items():
+        if np.abs(array).max() > largest:
+            raise ValueError(f'{path} was not written: {name} has a number of size '
+                             f'{np.abs(array).max():g}, and float16 ends at {largest:g}: train '
+                             'with a lower learning rate')
+    net.save(path, np.float16)
+
+
+def write_curve(path, history):
+    """Write the history as a CSV file, one line an epoch."""
+    table = pd.json_normalize(history, sep='_')
+    table = table.dropna(axis=1, how='all').round(4)    # without validation its column is empty
+    text = table.to_csv(index=False)
+    with replacing(path) as file:
+        file.write(text.replace('\r\n', '\n').encode('ascii'))
+
+
+def predict_classes(training, pixels):
+    """Pixels (N, 784) -> labels (N,): test-time augmentation, then class-prior correction."""
+    predict = training.net.predict_augmented(pixels, COPIES)
+    train_label = training.train[1]
+    return correct_class_prior(predict, train_label).argmax(axis=1)
+
+
+def accuracies(predicted, label):
+    """The accuracy and the balanced accuracy, as a text."""
+    result = score(predicted, label)
+    return f'{result.accuracy:.2f} %, balanced {result.balanced_accuracy:.2f} %'
+
+
+def run(options):
+    """Train to the end, then write weights, curve and submission."""
+    warning = rename_stand_in(options)
+    if warning:
+        say(warning)
+    check_paths(options)
+    pixels, label, test = read_data(options.data)
+    test_label = read_test_labels(options.data, len(test))
+    training = make_training(options, pixels, label)
+    say(f'{training.net!r}\n{describe_blas()}')
+
+    checkpoint = Checkpoint(options.checkpoint, training)
+    checkpoint.load()
+    if training.history:
+        say(f'{options.checkpoint}: {len(training.history)} of {options.epochs} epochs are done')
+    progress = Progress(checkpoint)
+    training.run(progress.on_epoch, progress.on_batch, verbose=False)
+
+    save_weights(training.net, options.weights)
+    training.net.load(options.weights)      # what predicts is what was saved
+    write_curve(options.curve, training.history)
+    say(f'Predicting, with {COPIES} augmented copies of each row and class-prior correction')
+    if training.validation:
+        data, true = training.validation
+        predicted = predict_classes(training, data)
+        say(f'Validation: {accuracies(predicted, true)}')
+    predicted = predict_classes(training, test)
+    write_submission(options.submission, predicted)
+    if test_label is not None:
+        say(f'Test: {accuracies(predicted, test_label)}')
+    say(f'Wrote {options.weights}, {options.curve} and {options.submission}')
+    if warning:
+        say(warning)
+
+
+def main(arguments=None):
+    """Run the command line; return its exit code."""
+    options = read_options(arguments)
+    try:
+        run(options)
+        return 0
+    except KeyboardInterrupt:
+        code = 130
+        message = 'stopped before the first epoch was done; the same command starts again'
+        if os.path.exists(options.checkpoint):
+            message = f'stopped; the same command goes on from {options.checkpoint}'
+    except (ValueError, OSError, FloatingPointError) as error:
+        code = 1
+        message = str(error)
+    if sys.stdout.isatty():
+        say('')     # after the line that is written over
+    say(f'train.py: {message}', sys.stderr)
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())
