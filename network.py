@@ -7,6 +7,7 @@
 """
 import collections
 import contextlib
+import copy
 import io
 import os
 import time
@@ -154,8 +155,8 @@ class Network(object):
             total = self.predict_rows(input, batch_size)
             for layer in augments:
                 layer.training = True
-            for copy in range(1, copies):
-                self.reseed([copy])
+            for number in range(1, copies):
+                self.reseed([number])
                 total += self.predict_rows(input, batch_size)
         return total / copies
 
@@ -400,12 +401,14 @@ class Training(object):
         return not before or validated.balanced_accuracy > max(before)
 
     def state(self):
-        """All that the next epoch depends on: what a checkpoint holds."""
-        return {'history': self.history, 'steps': self.steps, 'last': self.last, 'best': self.best,
-                'average': self.average, 'velocity': self.net.velocity}
+        """A copy of all that the next epoch depends on: what a checkpoint holds."""
+        return copy.deepcopy({'history': self.history, 'steps': self.steps, 'last': self.last,
+                              'best': self.best, 'average': self.average,
+                              'velocity': self.net.velocity})
 
     def restore(self, state):
         """Go on from what `state` returned, to the same bits. ValueError if it does not fit."""
+        state = copy.deepcopy(state)      # the training changes its arrays in place
         self.net.set_arrays(state['last'], 'the weights of the checkpoint')
         self.last = state['last']
         self.history[:] = state['history']

@@ -560,7 +560,8 @@ def test_rows_of_a_table_belong_to_labels_by_place_not_by_index():
 def test_a_batch_size_below_one_is_refused(batch_size):
     net = make_random()
     rows, label = make_rows(8)
-    for call in (lambda: net.predict(rows, batch_size), lambda: net.evaluate(rows, label, batch_size),
+    for call in (lambda: net.predict(rows, batch_size),
+                 lambda: net.evaluate(rows, label, batch_size),
                  lambda: net.predict_augmented(rows, 2, batch_size),
                  lambda: net.fit((rows, label), None, 1, batch_size, 0.1)):
         check_refused(ValueError, call, f'batch_size is {batch_size}, expected 1 or more')
