@@ -446,17 +446,17 @@ def test_divergence_names_epoch_and_batch_and_keeps_the_best_weights():
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')
 def test_divergence_after_a_worse_epoch_keeps_the_best_one():
-    net = make_mlp()
+    net = convert(make_random(), np.float64)
 
     def schedule(done):
         if done < 0.33:
             return 1
-        return 60 if done < 0.66 else 1e30
+        return 60 if done < 0.66 else 1e300
 
     weights, error = train(net, 3, schedule=schedule)
-    assert re.match('epoch 3: batch [2-4]: the loss is not finite', str(error)), error
-    assert len(weights) == 2 and accuracies(net)[0] > accuracies(net)[1]
-    check_equal(net.arrays(), weights[int(np.argmax(accuracies(net)))])
+    assert str(error).startswith('epoch 3: ') and 'is not finite' in str(error), error
+    assert len(weights) == 2 and accuracies(net)[0] > accuracies(net)[1] + 10
+    check_equal(net.arrays(), weights[0])
 
 
 @pytest.mark.parametrize('ema_decay', [0, 0.9])
