@@ -14,8 +14,8 @@ import sys
 
 CLASSES = 47
 PIXELS = 28 * 28
-HEAD = 2 ** 16                      # bytes at the start of a file that show what kind of file it is
-LONGEST = 2 ** 14                   # bytes; a good line has at most 785 * 4 + 2
+HEAD = 2 ** 17                      # bytes at the start of a file that show what kind of file it is
+LONGEST = 2 ** 15                   # bytes; a line has about 3000, as np.savetxt writes it 20000
 GOOD = {str(number).encode() for number in range(256)}
 PACKED = {b'PK\x03\x04': 'zip', b'\x1f\x8b': 'gzip', b'BZh': 'bzip2', b'\xfd7zXZ\x00': 'xz',
           b'7z\xbc\xaf': '7z', b'Rar!': 'rar'}
