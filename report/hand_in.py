@@ -1,116 +1,226 @@
-"""Makes the zip of the four files that are handed in, after checking that they will stand on their own.
+"""Check the four files that are handed in, and pack them into a zip.
 
-    python report/hand_in.py 311551001 --name "A. Student"
+    python report/hand_in.py 311551001 --name "A. Student" --date 2022-10-06
 
     Lab1_311551001.zip: Lab1_311551001.ipynb, network.py, layer.py, Lab1_report_311551001.pdf
 
-The notebook goes in as it is. Before that the four files are unpacked into an empty folder beside the data, and the
-notebook is run there, with --quick for one epoch only. The exit code is 2, with one sentence, where a check fails.
+The notebook goes in as it is. Before that, the four files run by themselves in an empty folder
+beside the data, and the submission that they write is compared with the one to upload.
 """
 import argparse
+import contextlib
 import csv
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 
 import nbformat
-from jupyter_client.kernelspec import NoSuchKernel, get_kernel_spec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-import typeset
-from network import read_csv, replacing
+HOME = os.path.dirname(os.path.abspath(__file__))
+PROJECT = os.path.dirname(HOME)
+sys.path[:0] = [PROJECT, HOME, os.path.join(PROJECT, 'data')]
 
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-NOTEBOOK, SUBMISSION = 'Lab1_studentid.ipynb', 'DLAD-test-predict.csv'
-ABSOLUTE = re.compile(r'(?:(?<![\w.~/])|(?<=file://))/(?:home|root|Users|tmp|mnt|content|private|var)/[\w.-]+'
-                      r'|(?<!\w)[A-Z]:\\+\w+')
-EPOCHS = re.compile(r'^EPOCH = .*$', re.MULTILINE)
+import build                                        # noqa: E402
+from csv_files import is_stand_in                   # noqa: E402
+from network import read_csv, replacing             # noqa: E402
+
+SUBMISSION = 'DLAD-test-predict.csv'
+FOLDERS = 'home|root|Users|tmp|mnt|content|private|var|kaggle|opt|workspace|Volumes'
+ABSOLUTE = re.compile(rf'((?<![\w.~/])|(?<=file://))/({FOLDERS})/[\w.-]+'
+                      r'|(?<![\w%])[A-Zcd]:(\\+|/(?!/))\w+')
+EPOCHS = re.compile(r'^(EPOCH\w*) = .*$', re.MULTILINE)
+PREDICTED_BY = re.compile(r'^Predicted by: (.+)$', re.MULTILINE)      # the notebook prints this line
+RUN_AGAIN = 'run the notebook again (Kernel, Restart & Run All) and save it'
 
 
 class Refused(Exception):
-    """A check failed; the message is the sentence that says so."""
+    """A check failed. The message is one sentence that says what to do."""
 
 
-def require(condition, sentence, *values):
+def require(condition, sentence):
     if not condition:
-        raise Refused(sentence % values)
+        raise Refused(sentence)
+
+
+def say(line):
+    """Print a line at once. What the terminal cannot show becomes a question mark."""
+    encoding = getattr(sys.stdout, 'encoding', None) or 'ascii'
+    print(line.encode(encoding, 'replace').decode(encoding), flush=True)
 
 
 def read(path):
-    require(os.path.isfile(path), '%s is missing', path)
+    require(os.path.isfile(path), f'{path} is missing: fetch it again, or write it')
     with open(path, 'rb') as file:
         return file.read()
 
 
-def check_notebook(source):
-    """The notebook's bytes: executed from top to bottom without errors, and with no path of somebody's machine."""
+# The checks ---------------------------------------------------------------------------------------
+
+def read_notebook(source, name):
+    """The bytes of a notebook -> the notebook, whatever its minor version is."""
     try:
-        notebook = nbformat.reads(source.decode('utf-8'), as_version=4)
+        notebook = nbformat.reads(source.decode('utf-8-sig'), as_version=4)
+        if any('id' in cell for cell in notebook.cells):      # cells have ids from 4.5 on
+            notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
         nbformat.validate(notebook)
     except (ValueError, nbformat.ValidationError, AttributeError, KeyError) as error:
-        raise Refused('%s is not a notebook: %s' % (NOTEBOOK, str(error).split('\n')[0]))
-    cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
+        first_line = str(error).split('\n')[0]
+        raise Refused(f'{name} is not a notebook ({first_line}): open it in Jupyter and save it')
+    return notebook
+
+
+def check_notebook(notebook, name):
+    """Refuse a notebook that was not executed in order, that failed, or that has absolute paths."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == 'code' and cell.source.strip()]
     for number, cell in enumerate(cells, 1):
-        require(cell.execution_count == number, '%s was not executed from top to bottom: code cell %d has the number '
-                '%s', NOTEBOOK, number, cell.execution_count)
+        got = cell.execution_count
+        require(got == number, f'{name} was not executed from top to bottom: code cell {number} '
+                f'has the number {got}: {RUN_AGAIN}')
         for output in cell.outputs:
-            require(output.output_type != 'error', '%s: code cell %d ended with %s', NOTEBOOK, number,
-                    output.get('ename'))
+            require(output.output_type != 'error', f'{name}: code cell {number} ended with '
+                    f'{output.get("ename")}: correct it, and {RUN_AGAIN}')
     for number, cell in enumerate(notebook.cells, 1):
-        texts = [cell.source]
-        for output in cell.get('outputs', []):
-            texts += [output.get('text', '')] + [str(value) for kind, value in output.get('data', {}).items()
-                                                 if not kind.startswith('image/')]
-        for found in filter(None, map(ABSOLUTE.search, texts)):
-            raise Refused('%s: cell %d has the absolute path %s' % (NOTEBOOK, number, found.group()))
+        for text in [cell.source] + outputs(cell):
+            found = ABSOLUTE.search(text)
+            require(not found, f'{name}: cell {number} has the absolute path '
+                    f'{found and found.group()}, which other machines lack: write a path that '
+                    f'starts beside the notebook, such as data/train.csv, and {RUN_AGAIN}')
 
 
-def check_submission(source, rows):
-    """The submission's bytes against the number of test rows."""
+def outputs(cell):
+    """All that a cell printed or displays as text."""
+    found = []
+    for output in cell.get('outputs', []):
+        found.append(output.get('text', ''))
+        data = output.get('data', {})
+        found += [str(data[kind]) for kind in data if not kind.startswith('image/')]
+    return found
+
+
+def predicted_by(notebook):
+    """Which network predicted, as the notebook says in its outputs."""
+    lines = []
+    for cell in notebook.cells:
+        lines += PREDICTED_BY.findall('\n'.join(outputs(cell)))
+    return lines[-1] if lines else 'a network that the notebook does not name'
+
+
+def check_submission(source, rows, name=SUBMISSION):
+    """The bytes of a submission -> its predictions. Refuse it unless it has `rows` good lines."""
+    remedy = 'run the notebook again, which writes the file anew'
+    require(not source.startswith(b'\xef\xbb\xbf'), f'{name} starts with a byte order mark, which '
+            f'Excel writes and Kaggle may refuse: {remedy}')
     try:
         lines = list(csv.reader(io.StringIO(source.decode('ascii'), newline='')))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise Refused('%s is not a CSV file: %s' % (SUBMISSION, error))
-    require(lines[:1] == [['Id', 'Category']], '%s: the first line is not Id,Category', SUBMISSION)
-    require(len(lines) == rows + 1, '%s has %d predictions, expected %d, the rows of test.csv', SUBMISSION,
-            len(lines) - 1, rows)
+        raise Refused(f'{name} is not a CSV file ({error}): {remedy}')
+    while lines and not any(lines[-1]):
+        lines.pop()      # a blank line at the end is harmless
+    require(lines[:1] == [['Id', 'Category']], f'{name}: the first line is not Id,Category: '
+            f'{remedy}')
+    require(len(lines) == rows + 1, f'{name} has {len(lines) - 1} predictions, expected {rows}, '
+            f'the rows of test.csv: {remedy}')
     for index, line in enumerate(lines[1:]):
-        require(len(line) == 2 and line[0] == str(index) and re.match(r'\d\d?\Z', line[1]) and int(line[1]) < 47,
-                '%s: line %d is %s, expected %d and an integer 0..46', SUBMISSION, index + 2, ','.join(line), index)
+        good = len(line) == 2 and line[0] == str(index) and re.match(r'\d\d?\Z', line[1])
+        require(good and int(line[1]) < 47, f'{name}: line {index + 2} is {",".join(line)}, '
+                f'expected {index} and an integer 0..46: {remedy}')
+    return [line[1] for line in lines[1:]]
 
 
-def rehearse(content, name, data, rows, quick):
-    """Unpack the zip into an empty folder beside the data, run its notebook there, and check what it writes."""
-    with tempfile.TemporaryDirectory() as folder:
+def check_data(folder):
+    """Refuse a folder without the competition's files -> the number of test rows."""
+    for path in (os.path.join(folder, name) for name in ('train.csv', 'test.csv')):
+        require(os.path.isfile(path), f"{path} is missing: copy the competition's file there")
+        require(not is_stand_in(path), f"{path} is a stand-in: put the competition's train.csv and "
+                'test.csv there, run the notebook again, and then hand in')
+    return len(read_csv(path, 784))
+
+
+# The rehearsal ------------------------------------------------------------------------------------
+
+class ProgressClient(NotebookClient):
+    """Runs a notebook, and says every ten seconds how far it is."""
+
+    started = said = None
+
+    async def async_execute_cell(self, cell, cell_index, *arguments, **options):
+        now = time.time()
+        self.started, self.said = self.started or now, self.said or now
+        if now - self.said > 10:
+            self.said = now
+            say(f'  cell {cell_index + 1} of {len(self.nb.cells)}, {now - self.started:.0f} s')
+        return await super().async_execute_cell(cell, cell_index, *arguments, **options)
+
+
+@contextlib.contextmanager
+def this_python(folder):
+    """Yield the name of a kernel that runs this Python, whatever kernels the user has."""
+    kernel = os.path.join(folder, 'kernels', 'hand-in')
+    os.makedirs(kernel)
+    command = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    with open(os.path.join(kernel, 'kernel.json'), 'w') as file:
+        json.dump({'argv': command, 'display_name': 'hand-in', 'language': 'python'}, file)
+    before = os.environ.get('JUPYTER_PATH', '')
+    os.environ['JUPYTER_PATH'] = folder
+    try:
+        yield 'hand-in'
+    finally:
+        os.environ['JUPYTER_PATH'] = before
+
+
+def rehearse(content, name, data, quick):
+    """Run the zip's notebook in an empty folder -> (the submission, the executed notebook)."""
+    with tempfile.TemporaryDirectory() as kernels, tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
         os.mkdir(os.path.join(folder, 'data'))
-        for part in ('train.csv', 'test.csv'):
+        for part in ('data/train.csv', 'data/test.csv'):
+            source = os.path.abspath(os.path.join(data, os.path.basename(part)))
             try:
-                os.symlink(os.path.join(os.path.abspath(data), part), os.path.join(folder, 'data', part))
+                os.symlink(source, os.path.join(folder, part))
             except OSError:      # Windows lets few users make links
-                shutil.copy(os.path.join(data, part), os.path.join(folder, 'data', part))
-        notebook = nbformat.read(os.path.join(folder, name), as_version=4)
+                shutil.copy(source, os.path.join(folder, part))
+        notebook = read_notebook(read(os.path.join(folder, name)), name)
         for cell in notebook.cells:
             if quick and cell.cell_type == 'code':
-                cell.source = EPOCHS.sub('EPOCH = 1', cell.source)
+                cell.source = EPOCHS.sub(r'\1 = 1', cell.source)
         try:
-            # Before a client is made: where it finds no kernel, it leaves its own handler of Ctrl-C behind
-            get_kernel_spec(notebook.metadata.get('kernelspec', {}).get('name', 'python3'))
-            NotebookClient(notebook, timeout=None, resources={'metadata': {'path': folder}}).execute(
-                stderr=subprocess.DEVNULL)      # where the kernel talks of its own affairs
+            with this_python(kernels) as kernel:
+                client = ProgressClient(notebook, timeout=None, kernel_name=kernel,
+                                        resources={'metadata': {'path': folder}})
+                client.execute(stderr=subprocess.DEVNULL)      # where the kernel logs
         except CellExecutionError as error:
-            raise Refused('the four files by themselves do not run: %s: %s' % (error.ename, error.evalue))
-        except (CellTimeoutError, DeadKernelError, NoSuchKernel) as error:
-            raise Refused('the four files by themselves do not run: %s' % error)
-        require(os.path.isfile(os.path.join(folder, SUBMISSION)), 'the notebook by itself wrote no %s', SUBMISSION)
-        check_submission(read(os.path.join(folder, SUBMISSION)), rows)
+            raise Refused(f'the four files by themselves do not run ({error.ename}: '
+                          f'{error.evalue}): they may use data/train.csv, data/test.csv and the '
+                          'packages of requirements.txt only')
+        except (CellTimeoutError, DeadKernelError) as error:
+            raise Refused(f'the four files by themselves do not run ({error}): close other '
+                          'programs, as memory may be short, and try again')
+        written = os.path.join(folder, SUBMISSION)
+        require(os.path.isfile(written), f'the four files by themselves wrote no {SUBMISSION}: '
+                'the notebook must write it beside itself')
+        return read(written), notebook
 
+
+def compare(uploaded, rehearsed, name):
+    """Say in one sentence whether the four files alone write the submission that is uploaded."""
+    different = sum(one != other for one, other in zip(uploaded, rehearsed))
+    if not different:
+        return f'The four files alone write the same {SUBMISSION}.'
+    return (f'Note: the four files alone predict {different} of {len(uploaded)} rows otherwise '
+            f'than {SUBMISSION}, by {name}: upload what they write, or say in the report where '
+            'the uploaded file comes from.')
+
+
+# All together -------------------------------------------------------------------------------------
 
 def pack(files):
     """{name: bytes} -> the bytes of a zip, the same for the same files."""
@@ -118,47 +228,75 @@ def pack(files):
     with zipfile.ZipFile(content, 'w') as archive:
         for name in sorted(files):
             about = zipfile.ZipInfo(name)      # dated 1980
-            about.compress_type, about.create_system, about.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
+            about.compress_type, about.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            about.create_system = 3
             archive.writestr(about, files[name])
     return content.getvalue()
 
 
-def hand_in(options):
-    """Check everything, then write the zip -> its path. Where a check fails: Refused, and nothing is written."""
-    student, data = options.student, options.data
-    require(re.match(r'[0-9]+\Z', student), 'the student id is %r, expected digits only', student)
-    require(os.path.isdir(options.output), '%s is not a folder: make it first', options.output)
-    names = ['Lab1_%s.ipynb' % student, 'network.py', 'layer.py', 'Lab1_report_%s.pdf' % student]
-    files = {name: read(os.path.join(options.project, source)) for name, source in zip(
-        names, (NOTEBOOK, 'network.py', 'layer.py'))}
-    check_notebook(files[names[0]])
-    rows = len(read_csv(os.path.join(data, 'test.csv'), 784))
-    require(os.path.isfile(os.path.join(data, 'train.csv')), '%s is missing', os.path.join(data, 'train.csv'))
-    check_submission(read(os.path.join(options.project, SUBMISSION)), rows)
+def report(options):
+    """The bytes of the report: the student's own PDF, or report.typ typeset with name and id."""
+    if options.report:
+        content = read(options.report)
+        require(content.startswith(b'%PDF'), f'{options.report} is no PDF file: export it as one')
+        return content
+    require(build.typst, f'{build.MISSING}; or name a PDF of your own with --report')
     with tempfile.TemporaryDirectory() as folder:
-        typeset.build(options, student, os.path.join(folder, 'report.pdf'))
-        files[names[3]] = read(os.path.join(folder, 'report.pdf'))
+        path = os.path.join(folder, 'report.pdf')
+        build.build(path, options.name, options.student, options.date, fonts=options.fonts)
+        return read(path)
+
+
+def hand_in(options):
+    """Check everything, then write the zip -> its path. If a check fails, nothing is written."""
+    student, project = options.student, options.project
+    require(re.match(r'[A-Za-z0-9_-]+\Z', student) and student != 'studentid', 'the student id is '
+            f'{student!a}, expected your own: letters, digits, - and _ only')
+    require(os.path.isdir(options.output), f'{options.output} is not a folder: make it first')
+    names = [f'Lab1_{student}.ipynb', 'network.py', 'layer.py']
+    own = os.path.exists(os.path.join(project, names[0]))
+    notebook_name = names[0] if own else 'Lab1_studentid.ipynb'
+    say(f'1 of 4: checking {notebook_name}, {SUBMISSION} and the data')
+    files = {name: read(os.path.join(project, name)) for name in names[1:]}
+    files[names[0]] = read(os.path.join(project, notebook_name))
+    notebook = read_notebook(files[names[0]], notebook_name)
+    check_notebook(notebook, notebook_name)
+    rows = check_data(options.data)
+    uploaded = check_submission(read(os.path.join(project, SUBMISSION)), rows)
+    say(f'  The notebook says that the submission was predicted by {predicted_by(notebook)}.')
+    say('2 of 4: the report')
+    files[f'Lab1_report_{student}.pdf'] = report(options)
+    say('3 of 4: running the four files by themselves, which takes some minutes')
     content = pack(files)
-    rehearse(content, names[0], data, rows, options.quick)
-    path = os.path.join(options.output, 'Lab1_%s.zip' % student)
+    written, executed = rehearse(content, names[0], options.data, options.quick)
+    rehearsed = check_submission(written, rows, f'the {SUBMISSION} of the four files alone')
+    if options.quick:
+        say('  They run. With --quick, what they predict is not compared with your submission.')
+    else:
+        say('  ' + compare(uploaded, rehearsed, predicted_by(executed)))
+    say('4 of 4: packing')
+    path = os.path.join(options.output, f'Lab1_{student}.zip')
     with replacing(path) as file:
         file.write(content)
     return path
 
 
 def main(arguments=None):
-    """Make the zip to hand in; exit code 2 with one sentence where a check fails."""
-    options = typeset.parser(main.__doc__)
-    options.add_argument('student', metavar='STUDENTID')
-    options.add_argument('--output', default='.', metavar='FOLDER', help='for the zip (default: here)')
-    options.add_argument('--quick', action='store_true', help='try the notebook with one epoch only')
-    options.add_argument('--project', default=PROJECT, metavar='FOLDER', help='of the notebook and the sources')
+    """Make the zip to hand in. Exit code 2, in one sentence, if a check fails."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('student', metavar='STUDENTID')
+    build.add_options(parser)
+    parser.add_argument('--report', metavar='PDF', help='your own report, in place of report.typ')
+    parser.add_argument('--output', default='.', metavar='FOLDER', help='for the zip, default: .')
+    parser.add_argument('--quick', action='store_true', help='train one epoch only in the trial')
+    parser.add_argument('--project', default=PROJECT, metavar='FOLDER', help='of the four files')
+    parser.add_argument('--data', default=os.path.join(PROJECT, 'data'), metavar='FOLDER')
     try:
-        path = hand_in(options.parse_args(arguments))
+        path = hand_in(parser.parse_args(arguments))
     except (Refused, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f'hand_in.py: {error}', file=sys.stderr)
         return 2
-    print('Wrote %s' % path)
+    say(f'Wrote {path}. Upload {SUBMISSION} to Kaggle with your id as the name of the team.')
     return 0
 
 
