@@ -1,25 +1,31 @@
-"""One BLAS thread, so that the tests run alike beside other work; the sources are found in the parent folder.
+"""For every test: one BLAS thread, the folders of the sources, and seeded random numbers.
 
-A warning that one of our own files causes is an error.
+A warning that a file of this repository causes is an error.
 """
 import os
 import sys
 
 for name in ('OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'OMP_NUM_THREADS'):
-    os.environ.setdefault(name, '1')      # read when NumPy is imported, so set before it is
+    os.environ.setdefault(name, '1')      # before NumPy is imported, which reads it
 
-sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
+sys.path[:0] = [TESTS, ROOT, os.path.join(ROOT, 'leaderboard')]
+
+import glob            # noqa: E402
 
 import numpy as np     # noqa: E402
 import pytest          # noqa: E402
 
 
 def pytest_configure(config):
-    for module in ('layer', 'network', 'prepare', 'experiments', 'facts', 'layout', 'typeset', 'hand_in', 'benchmark'):
-        config.addinivalue_line('filterwarnings', 'error:::' + module)
+    sources = glob.glob(os.path.join(ROOT, '*.py')) + glob.glob(os.path.join(ROOT, '*', '*.py'))
+    for path in sources:
+        module = os.path.splitext(os.path.basename(path))[0]
+        config.addinivalue_line('filterwarnings', f'error:::{module}$')
 
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """The same random numbers in every run of a test, also from layers that were given no generator."""
+    """Start each test from the same random numbers, also for layers without a generator."""
     np.random.seed(0)

@@ -1,74 +1,102 @@
-"""Compares the gradients that a layer computes with central differences, in float64.
+"""Compare the gradients that a layer computes with central differences, in float64.
 
-For a random output gradient r the layer's output y counts as the number E = sum(r * y), so that dE/dy = r; a loss
-has its number E already. Each element w of the input and of every parameter is moved up and down by a small step h:
+A layer has many outputs y, but a derivative needs one number E. So the check draws random numbers
+r and takes E = sum(r * y), for which dE/dy = r. A loss returns its own E. Every element w of the
+input and of each parameter moves up and down by a small step h:
 
     dE/dw = (E(w + h) - E(w - h)) / 2h + O(h^2)
 
-    check_gradients(FullyConnected(3, 2), np.random.randn(4, 3))                        # silent when all is right
-    check_gradients(SoftmaxWithLoss(), np.random.randn(2, 3), np.array([0, 2]))         # a loss: with its target
+    check_gradients(FullyConnected(3, 2), np.random.randn(4, 3))                  # says nothing
+    check_gradients(SoftmaxWithLoss(), np.random.randn(2, 3), np.array([0, 2]))   # with targets
 """
 import copy
 
 import numpy as np
 
-STEP = 1e-5           # h: its square, the formula's error, is about as small as the rounding error of E divided by h
+from network import check_parameter_names
+
+STEP = 1e-5           # h: a smaller h gains less in the formula than it loses in the rounding of E
 TOLERANCE = 1e-6      # the greatest relative error that passes
 
 
 def check_gradients(layer, input, target=None, seed=0):
-    """AssertionError, naming layer, argument and index, unless a layer's gradients are those of its output.
+    """Compare the gradients of a layer, or of a loss with its `target`, with central differences.
 
-    Works on a float64 copy of the layer. A layer with random numbers draws the same ones in every forward.
+    `input` holds any numbers (N, ...). The check adds 0.01 to 0.02 to each of them, because ReLU
+    has no derivative at 0, and MaxPool2d has none where two pixels are equal. It works on a float64
+    copy of the layer. A layer with random numbers draws the same ones in every forward.
+
+    AssertionError, naming layer, array and index, if a gradient is wrong, or if the layer changes
+    one of its arguments. ValueError if `parameter_names` does not list a parameter.
     """
-    layer, input = copy.deepcopy(layer).astype(np.float64), np.array(input, np.float64)
+    check_parameter_names(layer)
+    layer = copy.deepcopy(layer).astype(np.float64)
+    layer.needs_input_grad = True
+    rng = np.random.default_rng([seed, 1])
+    input = np.asarray(input) + rng.uniform(0.01, 0.02, np.shape(input))
+    given = {'input': input}
+    if target is not None:
+        given['target'] = np.array(target)
+    before = copy.deepcopy(given)
 
-    def forward():
-        reseed([layer], seed)
-        return layer.forward(input) if target is None else layer.forward(input, target)
-
+    reseed([layer], seed)
+    output = layer.forward(*given.values())
+    grads = {}
     if target is None:
-        output_grad = np.random.default_rng([seed, 1]).standard_normal(forward().shape)     # unlike the caller's input
-        input_grad = layer.backward(output_grad)
-        energy = lambda: (forward() * output_grad).sum()
-    else:
-        forward()
-        input_grad = layer.backward()
-        energy = lambda: forward()[1]
+        grads = {'output_grad': rng.standard_normal(output.shape)}
+    grads_before = copy.deepcopy(grads)
+    input_grad = copy.deepcopy(layer.backward(*grads.values()))
+    check_unchanged(layer, given, before)
+    check_unchanged(layer, grads, grads_before)
+    check_parameter_names(layer)      # once more: backward may have set a gradient
 
-    analytic = [('input', input, input_grad)] + [
-        (name, getattr(layer, name), getattr(layer, name + '_grad')) for name in layer.parameter_names]
-    for name, array, grad in analytic:
-        compare('%r: %s_grad' % (layer, name), grad, numeric_gradient(energy, array))
+    def energy():
+        reseed([layer], seed)
+        output = layer.forward(*given.values())
+        return output[1] if target is not None else np.sum(output * grads['output_grad'])
+
+    analytic = {'input': input_grad}
+    arrays = {'input': input}
+    for name in layer.parameter_names:
+        analytic[name] = copy.deepcopy(getattr(layer, f'{name}_grad', None))
+        arrays[name] = getattr(layer, name)
+    for name, array in arrays.items():
+        compare(f'{layer!r}: {name}_grad', analytic[name], numeric_gradient(energy, array))
 
 
 def check_network(net, input, target, seed=0):
-    """The same for every parameter of a whole network, converted to float64 in place."""
+    """Compare the gradient of every parameter of a network, in the same way. `net` stays as it is.
+
+    `input` and `target` are those of Network.forward.
+    """
+    net = copy.deepcopy(net)
     for layer in net.layers:
         layer.astype(np.float64)
     input = np.array(input, np.float64)
 
     def energy():
-        net._reseed([seed])
+        net.reseed([seed])
         return net.forward(input, target)[1]
 
     energy()
     net.backward()
-    for index, layer in enumerate(net.layers):
-        for name in layer.parameter_names:
-            compare('layer %d, %r: %s_grad' % (index, layer, name), getattr(layer, name + '_grad'),
-                    numeric_gradient(energy, getattr(layer, name)))
+    for name, layer, attribute in net.parameters():
+        got = getattr(layer, f'{attribute}_grad')
+        compare(f'{name}_grad', got, numeric_gradient(energy, getattr(layer, attribute)))
 
 
 def reseed(layers, seed):
-    """The same random numbers again for the layers that draw any."""
+    """Give each layer that draws random numbers a new generator."""
     for layer in layers:
         if hasattr(layer, 'rng'):
             layer.rng = np.random.default_rng(seed)
 
 
 def numeric_gradient(energy, array):
-    """dE/d(array) by central differences; energy() -> E reads `array`, which is changed and restored in place."""
+    """Return dE/d(array) by central differences. The function energy() -> E reads `array`.
+
+    `array` is float64, because float32 rounds the steps away. It is restored at the end.
+    """
     gradient = np.empty(array.shape)
     for index in np.ndindex(*array.shape):
         value = array[index]
@@ -81,23 +109,39 @@ def numeric_gradient(energy, array):
     return gradient
 
 
-def compare(name, got, expected, tolerance=TOLERANCE):
-    """AssertionError naming the worst element unless the arrays agree in shape and to `tolerance` everywhere.
+def check_unchanged(layer, arrays, before):
+    """AssertionError unless each array {name: array} is equal to the one `before`."""
+    for name, array in arrays.items():
+        if not np.array_equal(array, before[name]):
+            changed = int(np.sum(array != before[name]))
+            raise AssertionError(f'{layer!r}: forward or backward changed {name} in place '
+                                 f'({changed} of {array.size} elements): work on a copy')
 
-    An error is relative to its own element, but to no less than a hundredth of the greatest one, whose rounding the
-    differences share, and to no less than 1e-4, where nothing but rounding is left.
+
+def compare(name, got, expected, tolerance=TOLERANCE):
+    """AssertionError, naming the worst element, unless two arrays agree in shape and in numbers.
+
+    error = |got - expected| / max(|got|, |expected|, 0.01 * largest, 1e-4), and `largest` is the
+    greatest |expected|. The last two terms are for small elements, of which rounding is a large
+    part.
     """
-    assert got is not None and np.shape(got) == np.shape(expected), '%s: got %s, expected an array of shape %s' % (
-        name, 'None' if got is None else 'shape %s' % (np.shape(got),), np.shape(expected))
-    got, expected = np.asarray(got), np.asarray(expected)
-    if not expected.size:
+    if got is None or np.shape(got) != np.shape(expected):
+        found = 'None' if got is None else f'the shape {np.shape(got)}'
+        raise AssertionError(f'{name}: got {found}, expected the shape {np.shape(expected)}')
+    got = np.asarray(got)
+    expected = np.asarray(expected)
+    if expected.size == 0:
         return
     floor = max(0.01 * np.abs(expected).max(), 1e-4)
+    scale = np.maximum(np.maximum(np.abs(got), np.abs(expected)), floor)
     with np.errstate(invalid='ignore'):
-        error = np.abs(got - expected) / np.maximum(np.maximum(np.abs(got), np.abs(expected)), floor)
+        error = np.abs(got - expected) / scale
     error = np.where(np.isfinite(error), error, np.inf)
-    worst = np.unravel_index(error.argmax(), error.shape)
-    assert error[worst] <= tolerance, (
-        '%s%s: got %.10g, expected %.10g, relative error %.1e (%d of %d elements wrong)' % (
-            name, [int(i) for i in worst], got[worst], expected[worst], error[worst],
-            (error > tolerance).sum(), error.size))
+    wrong = int(np.sum(error > tolerance))
+    if wrong:
+        worst = np.unravel_index(error.argmax(), error.shape)
+        index = [int(i) for i in worst]
+        place = index if index else ''
+        raise AssertionError(f'{name}{place}: got {got[worst]:.10g}, expected '
+                             f'{expected[worst]:.10g}, relative error {error[worst]:.1e} '
+                             f'({wrong} of {error.size} elements wrong)')
