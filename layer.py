@@ -17,9 +17,9 @@ No layer changes its arguments.
 import numpy as np
 
 # `from layer import *` gives _Layer, too, as in the handout's network.py
-__all__ = ['_Layer', 'FullyConnected', 'ReLU', 'SoftmaxWithLoss', 'LeakyReLU', 'Sigmoid', 'Tanh',
-           'SquaredError', 'PixelScaling', 'Reshape', 'Flatten', 'Dropout', 'BatchNorm', 'Conv2d',
-           'MaxPool2d', 'Augment', 'softmax', 'windows']
+__all__ = ['_Layer', 'FullyConnected', 'ReLU', 'Loss', 'SoftmaxWithLoss', 'LeakyReLU', 'Sigmoid',
+           'Tanh', 'SquaredError', 'PixelScaling', 'Reshape', 'Flatten', 'Dropout', 'BatchNorm',
+           'Conv2d', 'MaxPool2d', 'Augment', 'softmax', 'windows']
 
 
 class _Layer(object):
@@ -189,9 +189,11 @@ class Loss(_Layer):
         self.check_input(input)
         rows, classes = input.shape
         target = np.asarray(target)
-        if rows and target.shape == (rows,) and target.dtype.kind in 'iu':
+        if rows == 0:
+            raise ValueError(f'{self!r} got no rows, expected at least one')
+        if target.shape == (rows,) and target.dtype.kind in 'iu':
             right = (target >= 0) & (target < classes)
-        elif rows and target.shape == input.shape:
+        elif target.shape == input.shape:
             right = (abs(target.sum(axis=1) - 1.0) < 1e-4) & (target.min(axis=1) >= 0)
         else:
             raise ValueError(f'target has the shape {target.shape} and dtype {target.dtype}, '
@@ -324,9 +326,9 @@ class PixelScaling(_Layer):
     def forward(self, input):
         """(N, ...) integers or floats -> (N, ...) floats. ValueError for pixels out of range."""
         output = np.asarray(input)
+        self.check_range(output)
         if output.dtype.kind in 'iu':
             output = (output.astype(np.float32) / 255 - self.mean) / self.std
-        self.check_range(input, output)
         self.remember(output)
         return output
 
@@ -334,13 +336,17 @@ class PixelScaling(_Layer):
         self.recall(output_grad)
         return output_grad      # the gradient of floats, which pass unchanged
 
-    def check_range(self, input, output):
+    def check_range(self, input):
         """ValueError for integers outside 0..255 and for floats that look like unscaled pixels."""
-        whole = np.asarray(input)
-        if whole.dtype.kind in 'iu' and whole.size and (whole.min() < 0 or whole.max() > 255):
-            raise ValueError(f'{self!r} got {whole.min()}..{whole.max()}, expected pixels 0..255')
-        if output is whole and output.size and output.max() > 20:
-            raise ValueError(f'{self!r} got floats up to {output.max():g}, which look like '
+        if input.size == 0:
+            return
+        least = input.min()
+        greatest = input.max()
+        if input.dtype.kind in 'iu':
+            if least < 0 or greatest > 255:
+                raise ValueError(f'{self!r} got {least}..{greatest}, expected pixels 0..255')
+        elif greatest > 20:
+            raise ValueError(f'{self!r} got floats up to {greatest:g}, which look like '
                              'unscaled pixels: give integers 0..255, or divide by 255')
 
     def __repr__(self):
@@ -552,7 +558,8 @@ class MaxPool2d(_Layer):
     """The greatest of each 2 x 2 square: (N, H, W, C) -> (N, (H+1)//2, (W+1)//2, C).
 
     A square at the end of an odd side is cut off by the border, as with PyTorch's ceil_mode=True.
-    backward gives the gradient to the greatest pixel: of equal ones the upper, then the left one.
+    backward gives the gradient to the greatest pixel: of equal ones in a column to the upper one,
+    and of equal columns to the left one.
     """
 
     def forward(self, input):
