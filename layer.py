@@ -490,11 +490,11 @@ def windows(images, k):
     rows, height, width, channels = images.shape
     border = (k // 2, k // 2)
     padded = np.pad(images, ((0, 0), border, border, (0, 0)), mode='constant')
-    result = np.empty((rows, height, width, k, k, channels), images.dtype)
-    for u in range(k):
-        for v in range(k):
-            result[:, :, :, u, v] = padded[:, u:u + height, v:v + width]
-    return result.reshape(rows * height * width, k * k * channels)
+    # The window of pixel [n, y, x] starts at padded[n, y, x]: nothing is copied before the reshape
+    image, row, pixel, channel = padded.strides
+    overlapping = np.lib.stride_tricks.as_strided(
+        padded, (rows, height, width, k, k, channels), (image, row, pixel, row, pixel, channel))
+    return overlapping.reshape(rows * height * width, k * k * channels)
 
 
 class Conv2d(_Layer):
