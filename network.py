@@ -12,6 +12,7 @@ import io
 import os
 import time
 import warnings
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -657,10 +658,12 @@ def read_csv(path, columns):
 
 def parse_line(line, columns):
     """Turn a line of integers 0..255 into bytes, one a number; ValueError says what is wrong."""
-    if line.translate(None, b'0123456789,'):                # bytes that are left over
-        fields = line.split(b',')
-        wrong = next(field for field in fields if field.translate(None, b'0123456789'))
-        raise ValueError(f'got {wrong[:20].decode("latin-1")!a}')
+    others = line.translate(None, b'0123456789,')
+    if others:
+        place = line.index(others[:1])
+        start = line.rfind(b',', 0, place) + 1
+        wrong = line[start:start + 20].partition(b',')[0]
+        raise ValueError(f'got {wrong.decode("latin-1")!a}')
     if line.count(b',') != columns - 1:
         raise ValueError(f'got {line.count(b",") + 1} numbers')
     try:
@@ -777,9 +780,10 @@ def read_npz(path):
     """Read {name: array} from an .npz file. ValueError if it is damaged or holds objects."""
     with open(path, 'rb') as stream:
         try:
+            if zipfile.ZipFile(stream).testzip():      # NumPy alone skips some checksums
+                raise ValueError('a checksum does not fit')
+            stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
-                if file.zip.testzip():      # NumPy alone does not compare the checksums
-                    raise ValueError('a checksum does not fit')
                 return {name: file[name] for name in file.files}
         except Exception as error:      # a damaged file raises a dozen kinds of errors
             raise ValueError(f'{path} is not a whole .npz file of arrays '

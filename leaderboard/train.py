@@ -28,6 +28,7 @@ from network import (CHARACTER_TRAINING, Training, character_network,      # noq
 from parallel import ParallelNetwork, blas_controller      # noqa: E402
 
 COPIES = 8      # of each row, for test-time augmentation
+PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 
 # --network SIZE: what character_network gets; 'large' is its default
 NETWORKS = {
@@ -61,7 +62,7 @@ class Progress(object):
     def on_batch(self, done):
         """`done` is the part of the epoch that is done, 0..1."""
         now = time.time()
-        if not self.terminal or now - self.shown < 0.5:
+        if not self.terminal or now - self.shown < PAUSE:
             return
         epoch = len(self.checkpoint.training.history) + 1
         say(f'\rEpoch:{epoch:3}, {100 * done:3.0f} % done', end='')

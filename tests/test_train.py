@@ -1,257 +1,387 @@
-"""Stopped at any moment, training and data preparation leave whole files, and training ends with the same bits.
+"""leaderboard/train.py from its arguments to its files, and what it refuses.
 
-`kill -9` leaves a process no time to tidy up. So that its moments are the same on every machine, a child process counts
-its calls of functions, Python's and C's, and kills itself at a chosen one. This file is also the script that does so:
+The command runs here as a user runs it, with its smallest network and a few rows. The tests of
+the checkpoint itself are in test_checkpoint.py. This file is also a script, for the tests that the
+same seed gives the same bytes. It runs the command in a folder, with as many cores as it says:
 
-    python test_kill.py JOB FOLDER SEED        prints what each kill left, as JSON, for the tests below to judge
+    python test_train.py CORES [ARGUMENT ...]
 """
-import collections
-import contextlib
 import hashlib
-import importlib.util
-import io
-import itertools
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import traceback
+import time
 
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+sys.path[:0] = [ROOT, os.path.join(ROOT, 'leaderboard')]
 
 import network      # noqa: E402
-from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, MaxPool2d, ReLU,      # noqa: E402
-                   Reshape)
+import train      # noqa: E402
 
-spec = importlib.util.spec_from_file_location('prepare', os.path.join(ROOT, 'data', 'prepare.py'))
-prepare = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(prepare)
-
-EPOCHS, NAMES = 10, sorted(prepare.FILES)
-
-
-# The script -----------------------------------------------------------------------------------------------------------
-
-def data(rows, seed):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((rows, 6)).astype(np.float32), rng.integers(0, 4, rows)
-
-
-def train(folder, copies=None):
-    """A small training with all that is random or has a memory; if wanted, a copy of each epoch's checkpoint."""
-    network.time.time = lambda: 0.0      # the records hold the seconds of each epoch: nothing else may differ
-    rng, checkpoint = np.random.default_rng(0), os.path.join(folder, 'checkpoint.npz')
-    net = network.Network([
-        FullyConnected(6, 16, rng), Augment(10, 0.1, 0.1, 0.5, 0.2, rng), Reshape(4, 4, 1), Conv2d(1, 3, 3, rng),
-        BatchNorm(3), ReLU(), MaxPool2d(), Flatten(), Dropout(0.3, rng), FullyConnected(12, 4, rng)], shards=2)
-    net.fit(data(60, 1), data(30, 2), EPOCHS, 12, 0.05, network.one_cycle, ema_decay=0.9, checkpoint=checkpoint,
-            momentum=0.9, nesterov=True, weight_decay=1e-3,
-            on_epoch=copies and (lambda record: shutil.copy(checkpoint, '%s-%02d' % (copies, record['epoch']))))
-    net.save(os.path.join(folder, 'weights.npz'))
-
-
-def make_data(folder, seed=1):
-    prepare.make_stand_in(folder, 40, 20, seed=seed, force=True)
-
-
-def in_child(job, *arguments, moment=None, writing=None):
-    """Run job(*arguments) in a child that dies at its call number `moment` -> (was it killed, its calls if not).
-
-    With `writing`, a folder, only the calls count during which a half-written file is in it.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        calls = itertools.count()
-
-        def count(frame, event, argument):
-            half_written = writing and any(name.endswith('.part') for name in os.listdir(writing))
-            if (half_written or not writing) and next(calls) == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.setprofile(count)
-            job(*arguments)
-            sys.setprofile(None)
-            os.write(writer, b'%d' % next(calls))
-            os._exit(0)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    os.close(writer)
-    with open(reader, 'rb') as pipe:
-        calls = pipe.read()
-    status = os.waitpid(child, 0)[1]
-    if status not in (0, signal.SIGKILL):
-        sys.exit('the child process failed')
-    return status == signal.SIGKILL, int(calls or 0)
-
-
-def files(folder):
-    """{name: digest} of the files in a folder; None for a folder in it."""
-    paths = [(name, os.path.join(folder, name)) for name in sorted(os.listdir(folder))]
-    return collections.OrderedDict((name, None if os.path.isdir(path) else hashlib.sha256(
-        prepare.read_file(path)).hexdigest()) for name, path in paths)
-
-
-def killed_trainings(folder, rng):
-    """Kill and resume, until the training ends."""
-    paths = copies, undisturbed, killed = [os.path.join(folder, name) for name in ('copies', 'undisturbed', 'killed')]
-    for path in paths:
-        os.mkdir(path)
-    _, calls = in_child(train, undisturbed, os.path.join(copies, 'epoch'))
-    _, calls_to_resume = in_child(train, undisturbed)      # it has ended: nothing but resuming is left to do
-    most = calls_to_resume + 2 * (calls - calls_to_resume) // EPOCHS      # two epochs, so that there are many kills
-    rounds = []
-    for number in range(100):      # every second while it writes; the last is left alone, so that the training ends
-        moment = int(rng.integers(12 if number % 2 else most)) if number < 99 else None
-        was_killed, _ = in_child(train, killed, moment=moment, writing=killed if number % 2 else None)
-        rounds.append({'killed': was_killed, 'files': files(killed)})
-        if not was_killed:
-            break
-    return {'rounds': rounds, 'undisturbed': files(undisturbed), 'epochs': list(files(copies).values())}
-
-
-def killed_preparations(folder, rng):
-    """Kill a preparation once in a folder of old files and once in an empty one; half of the kills near its end."""
-    prepare.distance_maps()      # once, for all children
-    old, new = os.path.join(folder, 'old'), os.path.join(folder, 'new')
-    make_data(old, 0)
-    _, calls = in_child(make_data, new)
-    rounds = []
-    for moment in itertools.chain(rng.integers(calls, size=12), calls - rng.integers(1, 150, size=16)):
-        for before in (old, None):
-            place = os.path.join(folder, 'killed-%d' % len(rounds))
-            shutil.copytree(old, place) if before else os.mkdir(place)
-            was_killed, _ = in_child(make_data, place, moment=int(moment))
-            rounds.append({'killed': was_killed, 'before': files(before) if before else {}, 'files': files(place)})
-    return {'rounds': rounds, 'new': files(new)}
-
+COMMAND = os.path.join(ROOT, 'leaderboard', 'train.py')
 
 if __name__ == '__main__':
-    JOBS = {'train': killed_trainings, 'prepare': killed_preparations}
-    print(json.dumps(JOBS[sys.argv[1]](sys.argv[2], np.random.default_rng(int(sys.argv[3])))))
-    sys.exit()
+    network.time.time = lambda: 0.0      # the history holds the seconds of each epoch
+    os.cpu_count = lambda: int(sys.argv[1])
+    sys.exit(train.main(sys.argv[2:]))
 
 
-# The tests ------------------------------------------------------------------------------------------------------------
+# The tests ----------------------------------------------------------------------------------------
 
-import matplotlib                                                    # noqa: E402
-import pytest                                                        # noqa: E402
+import pytest      # noqa: E402
 
-from test_notebook import CHANGES, check_submission, read_notebook   # noqa: E402
+from layer import FullyConnected, PixelScaling      # noqa: E402
 
-needs_fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork and kill -9')
+TINY = '--data . --network tiny --validation 10'.split()
+TRAIN_ROWS = 100
+TEST_ROWS = 20
 
 
-def run(job, folder, seed):
-    process = subprocess.Popen([sys.executable, os.path.abspath(__file__), job, str(folder), str(seed)],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def write_csv(path, rows):
+    np.savetxt(str(path), rows, '%d', delimiter=',')
+
+
+def write_data(folder):
+    """train.csv with every class twice or more, and test.csv."""
+    rng = np.random.default_rng(0)
+    label = np.arange(TRAIN_ROWS) % 47
+    pixels = rng.integers(0, 256, (TRAIN_ROWS, 784))
+    write_csv(folder / 'train.csv', np.column_stack([label, pixels]))
+    write_csv(folder / 'test.csv', rng.integers(0, 256, (TEST_ROWS, 784)))
+
+
+def mark_as_stand_in(folder):
+    """Write the marker that data/prepare.py writes beside a stand-in."""
+    lines = [f'{name} {(folder / name).stat().st_size} bytes' for name in ('train.csv', 'test.csv')]
+    (folder / 'stand-in.txt').write_text('\n'.join(lines))
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A working folder with data."""
+    write_data(tmp_path)
+    monkeypatch.chdir(str(tmp_path))
+    return tmp_path
+
+
+def run(*arguments):
+    """Run the command in this process -> its exit code."""
+    return train.main(TINY + list(arguments))
+
+
+def files():
+    return sorted(os.listdir('.'))
+
+
+def read_bytes(path):
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def refused(capsys, part, *arguments):
+    """The command is refused with one sentence that holds `part`, before it trains."""
+    before = files()
+    code = run(*arguments)
+    output = capsys.readouterr()
+    assert code == 1, f'got exit code {code}, expected 1'
+    assert output.err.startswith('train.py: ') and output.err.count('\n') == 1, output.err
+    assert part in output.err, f'got {output.err!r}, expected {part!r} in it'
+    assert 'Epoch:' not in output.out, 'it was refused after an epoch'
+    assert files() == before, f'got the files {files()}, expected {before}'
+
+
+def test_the_command_trains_writes_and_resumes(lab, capsys):
+    names = ['DLAD-test-predict.csv', 'character_network.csv', 'character_network.npz']
+    contents = []
+    outputs = []
+    for _ in range(2):      # the second time there is nothing left to train
+        assert run('--epochs', '2') == 0
+        outputs.append(capsys.readouterr().out)
+        contents.append([read_bytes(name) for name in names])
+    assert files() == sorted(names + ['test.csv', 'train.csv', 'training.npz'])
+    assert [output.count('Epoch:') for output in outputs] == [2, 0]
+    assert '1 min left' in outputs[0] or '0 min left' in outputs[0], outputs[0]
+    assert 'BLAS: ' in outputs[0] and '805 parameters' in outputs[0], outputs[0]
+    assert 'training.npz: 2 of 2 epochs are done' in outputs[1], outputs[1]
+    assert 'Test: ' not in outputs[0], 'it has a test accuracy without labels'
+    assert contents[0] == contents[1], 'the second run wrote other bytes'
+    check_submission('DLAD-test-predict.csv')
+    lines = contents[0][1].decode().splitlines()
+    assert lines[0] == ('epoch,epochs,seconds,train_loss,train_accuracy,train_balanced_accuracy,'
+                        'validation_loss,validation_accuracy,validation_balanced_accuracy')
+    assert [line.split(',')[:2] for line in lines[1:]] == [['1', '2'], ['2', '2']]
+
+
+def check_submission(path):
+    lines = read_bytes(path).decode().splitlines()
+    assert lines[0] == 'Id,Category'
+    assert [line.split(',')[0] for line in lines[1:]] == [str(row) for row in range(TEST_ROWS)]
+    assert all(0 <= int(line.split(',')[1]) < 47 for line in lines[1:])
+
+
+def test_it_trains_on_all_rows_without_validation(lab, capsys):
+    arguments = ['--validation', '0', '--weights', 'all.npz', '--submission', 'all-predict.csv',
+                 '--checkpoint', 'all-training.npz']
+    assert run(*arguments) == 0
+    output = capsys.readouterr().out
+    assert 'Val' not in output, output
+    lines = read_bytes('all.csv').decode().splitlines()
+    assert lines[0] == 'epoch,epochs,seconds,train_loss,train_accuracy,train_balanced_accuracy'
+    assert files() == ['all-predict.csv', 'all-training.npz', 'all.csv', 'all.npz', 'test.csv',
+                       'train.csv']
+
+
+def test_the_submission_is_what_the_saved_weights_predict(lab):
+    """By hand: float16 weights, test-time augmentation, class-prior correction."""
+    assert run() == 0
+    pixels, label = network.read_train('train.csv')
+    test = network.read_csv('test.csv', 784)
+    chosen, _ = network.split_rows(len(pixels), 10, 0)
+    net = network.character_network(Network=train.ParallelNetwork, Conv2d=train.Conv2d,
+                                    **train.NETWORKS['tiny'])
+    net.load('character_network.npz')
+    assert net.arrays()['3.Conv2d.weight'].dtype == np.float32
+    predict = network.correct_class_prior(net.predict_augmented(test, 8), label[chosen])
+    network.write_submission('expected.csv', predict.argmax(axis=1))
+    assert read_bytes('expected.csv') == read_bytes('DLAD-test-predict.csv')
+    with np.load('character_network.npz') as saved:
+        dtypes = {str(saved[name].dtype) for name in saved.files}
+    assert dtypes == {'float16'}
+
+
+# The stand-in -------------------------------------------------------------------------------------
+
+def test_predictions_for_the_stand_in_get_another_name_and_a_warning(lab, capsys):
+    mark_as_stand_in(lab)
+    write_csv(lab / 'test_labels.csv', np.arange(TEST_ROWS))
+    assert run() == 0
+    lines = capsys.readouterr().out.splitlines()
+    warning = '. holds the stand-in, not the data of the competition: do not hand in ' \
+              'stand-in-predict.csv'
+    assert lines[0] == warning and lines[-1] == warning, lines
+    assert 'DLAD-test-predict.csv' not in files()
+    check_submission('stand-in-predict.csv')
+    predicted = [int(line.split(b',')[1])
+                 for line in read_bytes('stand-in-predict.csv').splitlines()[1:]]
+    accuracy = 100 * np.mean(np.array(predicted) == np.arange(TEST_ROWS))
+    assert f'Test: {accuracy:.2f} %, balanced {accuracy:.2f} %' in lines, lines
+
+
+def test_a_submission_with_a_name_of_its_own_keeps_it_beside_the_warning(lab, capsys):
+    mark_as_stand_in(lab)
+    assert run('--submission', 'mine.csv') == 0
+    assert 'do not hand in mine.csv' in capsys.readouterr().out
+    check_submission('mine.csv')
+
+
+def test_other_data_beside_an_old_marker_is_not_called_a_stand_in(lab, capsys):
+    mark_as_stand_in(lab)
+    for name in ('train.csv', 'test.csv'):
+        content = read_bytes(name)
+        (lab / name).write_bytes(content + content.splitlines()[0] + b'\n')
+    assert run() == 0
+    assert 'stand-in' not in capsys.readouterr().out
+    assert 'DLAD-test-predict.csv' in files()
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+def test_missing_files_and_folders_are_refused_before_training(lab, capsys):
+    refused(capsys, 'train.csv is missing', '--data', 'nowhere')
+    for option in ('--checkpoint', '--weights', '--submission'):
+        path = os.path.join('nowhere', 'file')
+        refused(capsys, f'{path} cannot be written: make its folder first', option, path)
+        refused(capsys, '. is a folder', option, '.')
+    os.remove('test.csv')
+    refused(capsys, 'test.csv is missing')
+
+
+def test_files_that_would_overwrite_each_other_are_refused(lab, capsys):
+    refused(capsys, 'are the same', '--weights', 'training.npz')
+    refused(capsys, 'are the same', '--checkpoint', 'DLAD-test-predict.csv')
+    refused(capsys, 'are the same', '--submission', 'character_network.csv')
+
+
+def test_a_class_without_a_row_is_refused(lab, capsys):
+    rows = np.loadtxt('train.csv', dtype=int, delimiter=',')
+    write_csv('train.csv', rows[rows[:, 0] != 11])
+    refused(capsys, 'train.csv: 1 of the 47 classes')
+
+
+def test_test_labels_of_other_rows_are_refused(lab, capsys):
+    write_csv(lab / 'test_labels.csv', np.arange(TEST_ROWS + 1))
+    refused(capsys, 'test_labels.csv has 21 labels, expected 20')
+
+
+def test_more_validation_rows_than_rows_are_refused(lab, capsys):
+    refused(capsys, '100 of 100 rows', '--validation', '100')
+
+
+def test_a_checkpoint_of_other_data_or_settings_is_refused(lab, capsys):
+    assert run() == 0
+    capsys.readouterr()
+    refused(capsys, 'another training, which differs in epochs', '--epochs', '2')
+    refused(capsys, 'differs in seed', '--seed', '1')
+    refused(capsys, 'differs in training data, validation data', '--validation', '11')
+    refused(capsys, 'training.npz.old is not a whole .npz', '--checkpoint', damaged_checkpoint())
+    rows = np.loadtxt('train.csv', dtype=int, delimiter=',')
+    rows[:, 1] = 255 - rows[:, 1]
+    write_csv('train.csv', rows)
+    refused(capsys, 'differs in training data, validation data')
+
+
+def damaged_checkpoint():
+    with open('training.npz.old', 'wb') as file:
+        file.write(read_bytes('training.npz')[:-100])
+    return 'training.npz.old'
+
+
+@pytest.mark.parametrize('arguments', [
+    ['--epochs', '0'], ['--validation', '-1'], ['--seed', '-1'], ['--epochs', 'two'],
+    ['--network', 'huge'], ['more']], ids=' '.join)
+def test_wrong_usage_ends_with_code_2(lab, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert 'usage: ' in capsys.readouterr().err and files() == ['test.csv', 'train.csv']
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')      # NumPy's, of the overflow
+def test_a_training_that_diverges_ends_with_a_sentence(lab, capsys, monkeypatch):
+    monkeypatch.setitem(train.CHARACTER_TRAINING, 'lr', 1e38)
+    refused(capsys, 'epoch 1: ')
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(tmp_path):
+    path = tmp_path / 'weights.npz'
+    net = network.Network([PixelScaling(), FullyConnected(784, 47)])
+    for number in (1.0, -65504.0, 65504.0):
+        net.layers[1].weight[3, 4] = number
+        train.save_weights(net, str(path))
+        net.load(str(path))
+        assert net.layers[1].weight[3, 4] == number
+    content = path.read_bytes()
+    for number in (65505.0, -1e6):
+        net.layers[1].weight[3, 4] = number
+        with pytest.raises(ValueError, match='1.FullyConnected.weight has a number of size'):
+            train.save_weights(net, str(path))
+    assert path.read_bytes() == content
+
+
+def test_a_disk_that_is_full_ends_with_a_sentence_and_the_old_files(lab, capsys, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, 'fsync', full)
+    assert run() == 1
+    error = capsys.readouterr().err
+    assert 'training.npz' in error and os.strerror(28) in error and error.count('\n') == 1, error
+    assert files() == ['test.csv', 'train.csv']
+
+
+# Ctrl-C, terminals, other processes ---------------------------------------------------------------
+
+def start(folder, *arguments, **environment):
+    """The command in a process of its own, in `folder`."""
+    environment = dict(os.environ, **environment)
+    return subprocess.Popen([sys.executable] + list(arguments), cwd=str(folder), env=environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs signals')
+def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(lab):
+    command = [COMMAND] + TINY + ['--epochs', '100000']
+    process = start(lab, *command)
+    deadline = time.time() + 60
+    while not (lab / 'training.npz').exists() and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    errors = errors.decode().splitlines()
+    assert process.returncode == 130, errors
+    assert errors[-1] == 'train.py: stopped; the same command goes on from training.npz', errors
+    assert 'Traceback' not in ''.join(errors)
+    assert sorted(set(os.listdir(str(lab)))) == ['test.csv', 'train.csv', 'training.npz']
+    first = network.read_npz('training.npz')
+    assert '"epochs": 100000' in str(first['about'])
+
+
+def test_ctrl_c_in_the_first_epoch_says_so(lab, capsys, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt()
+
+    monkeypatch.setattr(train.Progress, 'on_batch', stop)
+    assert run() == 130
+    assert capsys.readouterr().err.endswith(
+        'train.py: stopped before the first epoch was done; the same command starts again\n')
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_progress_within_an_epoch_is_shown_in_a_terminal_only(lab, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: terminal, raising=False)
+    monkeypatch.setattr(train, 'PAUSE', 0)
+    assert run('--epochs', '1') == 0
+    output = capsys.readouterr().out
+    assert output.count('\r') == (2 if terminal else 0), output
+    assert ('\rEpoch:  1, 100 % done\rEpoch:  1 |Train' in output) == terminal, output
+
+
+def test_the_output_is_ascii_whatever_the_names_of_files_are(tmp_path):
+    folder = tmp_path / 'd\u00e4ta'
+    try:
+        folder.mkdir()
+    except UnicodeEncodeError:
+        pytest.skip('this system cannot have such a name')
+    write_data(folder)
+    mark_as_stand_in(folder)
+    arguments = [COMMAND, '--data', 'd\u00e4ta'] + TINY[2:]
+    process = start(tmp_path, *arguments, PYTHONIOENCODING='ascii')
     output, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
-    return json.loads(output.decode())
+    assert b'd\\xe4ta holds the stand-in' in output, output.decode()
 
 
-@needs_fork
-def test_a_killed_training_resumes_and_ends_with_the_same_bits(tmp_path):
-    report = run('train', tmp_path, 0)
-    rounds, epochs = report['rounds'], report['epochs']
-    assert len(set(epochs)) == EPOCHS and len(rounds) > 12, '%d kills, expected a dozen' % (len(rounds) - 1)
-    reached, parts = 0, 0
-    for number, left in enumerate(rounds):
-        other = [name for name in left['files'] if name not in ('checkpoint.npz', 'weights.npz')]
-        parts, more = len(other), len(other) - parts
-        assert all(name.endswith('.part') for name in other) and more <= 1, 'kill %d left %s' % (number, other)
-        checkpoint = left['files'].get('checkpoint.npz')
-        assert checkpoint in epochs or (not reached and checkpoint is None), 'kill %d damaged it' % number
-        now = 1 + epochs.index(checkpoint) if checkpoint else 0
-        assert now >= reached, 'kill %d took the checkpoint from epoch %d back to %d' % (number, reached, now)
-        reached = now
-        weights = left['files'].get('weights.npz', report['undisturbed']['weights.npz'])
-        assert weights == report['undisturbed']['weights.npz'], 'kill %d left weights other than the best' % number
-    assert 0 < parts < len(rounds) - 1, '%d of %d kills while writing, expected some' % (parts, len(rounds) - 1)
-    assert reached == EPOCHS and 'weights.npz' in rounds[-1]['files'], 'the training has not ended'
+WRITTEN = ['DLAD-test-predict.csv', 'character_network.csv', 'character_network.npz',
+           'training.npz']
 
 
-@needs_fork
-def test_a_killed_preparation_leaves_old_or_new_files(tmp_path):
-    report = run('prepare', tmp_path, 0)
-    kills = [left for left in report['rounds'] if left['killed']]
-    assert len(kills) >= 24, '%d kills, expected two dozen' % len(kills)
-    outcomes = set()
-    for number, left in enumerate(kills):
-        other = [name for name in left['files'] if name not in NAMES]
-        tidy = len(other) <= 1 and ''.join(other).startswith('unfinished-' if other else '')
-        assert tidy, 'kill %d left %s besides the data' % (number, other)
-        for name in NAMES:
-            old, new = left['before'].get(name), report['new'][name]
-            got = left['files'].get(name)
-            assert got in (old, new), 'kill %d: %s is neither the old nor the new file' % (number, name)
-            outcomes.add('new' if got == new else 'old')
-    assert outcomes == {'old', 'new'}, 'expected kills before and after the files took their places, got %s' % outcomes
+def written_bytes(folder, cores, threads, hash_seed, seed=0):
+    """{file: digest} of what the command writes in a process of its own."""
+    folder.mkdir()
+    write_data(folder)
+    arguments = [os.path.abspath(__file__), str(cores)] + TINY
+    process = start(folder, *arguments, '--epochs', '2', '--seed', str(seed),
+                    OPENBLAS_NUM_THREADS=str(threads), PYTHONHASHSEED=str(hash_seed))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in WRITTEN}
 
 
-# Interrupted by hand --------------------------------------------------------------------------------------------------
-
-class Display(object):
-    """Stands in for what IPython's display returns outside of a notebook."""
-
-    def update(self, figure):
-        pass
-
-
-@pytest.fixture(scope='module')
-def lab(tmp_path_factory):
-    """A folder with a small stand-in for the lab's data."""
-    folder = tmp_path_factory.mktemp('lab')
-    prepare.make_stand_in(str(folder / 'data'), 1500, 130)
-    return folder
+@pytest.mark.parametrize('threads', [1, 2])
+def test_the_same_seed_gives_the_same_bytes_in_every_process(tmp_path, threads):
+    first = written_bytes(tmp_path / 'first', 2, threads, hash_seed=0)
+    for cores, hash_seed in ((1, 1), (64, 2)):
+        got = written_bytes(tmp_path / f'{cores} cores', cores, threads, hash_seed)
+        different = [name for name in WRITTEN if got[name] != first[name]]
+        assert not different, f'{cores} cores: other bytes in {different}'
+    other = written_bytes(tmp_path / 'other', 2, threads, hash_seed=0, seed=1)
+    equal = [name for name in WRITTEN if other[name] == first[name]]
+    assert not equal, f'seeds 0 and 1 gave the same bytes in {equal}'
 
 
-@pytest.mark.parametrize('steps, epochs', [(3, 0), (12, 1)], ids=['in the first epoch', 'in the second epoch'])
-def test_the_notebook_goes_on_with_the_best_weights_when_training_is_interrupted(lab, monkeypatch, steps, epochs):
-    """Ctrl-C at that step of SGD; with 1200 rows in batches of 128 an epoch has ten."""
-    fit, best = network.Network.fit, {}
+# The weights that are kept here -------------------------------------------------------------------
 
-    def interrupted(self, *arguments, **options):
-        update, count, on_epoch = self.update, itertools.count(1), options.pop('on_epoch')
-
-        def stopping(*arguments, **options):
-            if next(count) == steps:
-                raise KeyboardInterrupt()
-            update(*arguments, **options)
-
-        def keep(record):
-            on_epoch(record)
-            best.update((name, array.copy()) for name, array in self.arrays().items())
-
-        self.update = stopping
-        try:
-            fit(self, *arguments, on_epoch=keep, **options)
-        finally:
-            self.update = update
-
-    monkeypatch.chdir(str(lab))
-    monkeypatch.setattr(network.Network, 'fit', interrupted)
-    monkeypatch.setattr('IPython.display.display', lambda *arguments, **options: Display())
-    matplotlib.use('Agg')
-    printed, cells = io.StringIO(), {}
-    with contextlib.redirect_stdout(printed):
-        for number, cell in enumerate(read_notebook().cells):
-            if cell.cell_type == 'code':
-                for old, new in CHANGES:
-                    cell.source = cell.source.replace(old, new)
-                exec(compile(cell.source, 'cell %d' % number, 'exec'), cells)
-    matplotlib.pyplot.close('all')
-    net = cells['net']
-    assert 'Interrupted after %d epochs.' % epochs in printed.getvalue(), printed.getvalue()
-    assert len(net.history) == epochs
-    for name, array in best.items():
-        assert np.array_equal(net.arrays()[name], array), '%s is not as it was after the best epoch' % name
-    check_submission(lab)
-    os.remove(str(lab / 'DLAD-test-predict.csv'))
+@pytest.mark.parametrize('name', ['character_network', 'character_network_all_rows'])
+def test_the_weights_kept_here_load_into_their_network(name):
+    net = network.character_network()
+    before = net.copy_arrays()
+    net.load(os.path.join(ROOT, 'leaderboard', f'{name}.npz'))
+    for key, array in net.arrays().items():
+        assert np.isfinite(array).all(), key
+        if key.endswith('weight'):
+            assert not np.array_equal(array, before[key]), f'{key} is as it was before loading'
+    predict = net.predict(np.zeros((2, 784), np.uint8))
+    np.testing.assert_allclose(predict.sum(axis=1), 1, rtol=1e-5)
