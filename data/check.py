@@ -4,9 +4,9 @@
     python check.py                 check train.csv and test.csv beside this script
     python check.py FILE ...        check these files
 
-A file whose name begins with "test" must have 784 numbers a line. A file whose name begins with
-"train" must have 785. Any other file is judged by its first line. The first fault of a file is
-printed. Exit code: 0 all files are fine, 1 a fault was found, 2 wrong usage.
+A line must have 785 numbers in a file whose name begins with "train", 784 where it begins with
+"test", and one in test_labels.csv. Any other file is judged by its first line. For each file the
+first fault is printed. Exit code: 0 all files are fine, 1 a fault was found, 2 wrong usage.
 """
 import os
 import re
@@ -74,6 +74,8 @@ def check_lines(file, columns):
 def wanted_columns(path, line):
     """Return how many numbers a line of this file must have."""
     name = os.path.basename(path).lower()
+    if name.startswith('test_labels'):
+        return 1
     if name.startswith('test'):
         return PIXELS
     if name.startswith('train'):
@@ -163,7 +165,7 @@ def line_fault(line, columns):
         return f'it is longer than {LONGEST} bytes, a line end is missing: {AGAIN}'
     if len(fields) < columns and not line.endswith((b'\n', b'\r')):
         return f'the file breaks off here, after {len(fields)} of {columns} numbers: {AGAIN}'
-    if columns > PIXELS and re.match(b'[A-Za-z]$', fields[0]):
+    if columns != PIXELS and re.match(b'[A-Za-z]$', fields[0]):
         return f'the label is the letter {fields[0].decode()}: write the number of its class, 0..46'
     for index, field in enumerate(fields):
         if not field.isdigit() or int(field) > 255:

@@ -178,13 +178,15 @@ def test_harmless_variants_pass_here_and_are_read(tmp_path, capsys, variant):
 def test_several_files_and_a_missing_one(tmp_path, capsys):
     (tmp_path / 'test.csv').write_bytes(TEST)
     (tmp_path / 'other.csv').write_bytes(TRAIN)
-    paths = [str(tmp_path / name) for name in ('test.csv', 'other.csv', 'train.csv')]
-    code = check.main(paths)
+    (tmp_path / 'test_labels.csv').write_bytes(text_of(VALUES[:, :1]))
+    names = ('test.csv', 'other.csv', 'train.csv', 'test_labels.csv')
+    code = check.main([str(tmp_path / name) for name in names])
     lines = capsys.readouterr().out.splitlines()
-    assert code == 1 and len(lines) == 3, f'got exit code {code} and {lines}, expected 1, 3 lines'
+    assert code == 1 and len(lines) == 4, f'got exit code {code} and {lines}, expected 1, 4 lines'
     assert lines[0] == 'test.csv: 94 rows of 784 integers', lines[0]
     assert lines[1].startswith('other.csv: 94 rows of 785'), lines[1]
     assert lines[2].startswith('train.csv: it is missing'), lines[2]
+    assert lines[3].startswith('test_labels.csv: 94 rows of 1 integers, labels 0..46'), lines[3]
 
 
 def test_without_arguments_the_files_beside_the_script_are_checked(tmp_path, capsys, monkeypatch):
