@@ -1,10 +1,11 @@
-"""The lab's own cells run unchanged on our network, and a network written by hand in the lab's way runs on our layers.
+"""The cells of the handout run unchanged on our network, and on networks in the handout's style.
 
-The cells are the handout's, with its typing errors (spaces for underscores, lost brackets) put right and numbers for
-the hyperparameters that it leaves open.
+The cells are the handout's, with its typing errors corrected: spaces for underscores, lost
+brackets. The hyperparameters that it leaves open are numbers here.
 """
 import importlib
 import re
+import sys
 
 import numpy as np
 import pandas as pd
@@ -39,9 +40,9 @@ for i in range(train_image_num):
 train_label_onehot = np.copy(label_temp)
 print("One-hot training labels shape:",train_label_onehot.shape)
 
-EPOCH = 5
+EPOCH = {epochs}
 Batch_size = 20
-Learning_rate = 0.1
+Learning_rate = {rate}
 '''
 
 TRAIN = '''
@@ -68,9 +69,10 @@ for epoch in range(1, EPOCH+1):
         pred_index = np.argmax(pred, axis=1)
         val_hit += (pred_index==train_label[tit*Batch_size:(tit+1)*Batch_size]).sum()
         total_val_loss += val_loss
-    print('Epoch:%3d'%epoch, '|Train Loss:%8.4f'%(total_train_loss/train_batch_num), 
+    print('Epoch:%3d'%epoch, '|Train Loss:%8.4f'%(total_train_loss/train_batch_num),
           '|Train Acc:%3.4f'%(train_hit/(train_image_num - val_image_num)*100.0),
-          '|Val Loss:%8.4f'%(total_val_loss/val_batch_num), '|Val Acc:%3.4f'%(val_hit/val_image_num*100.0))
+          '|Val Loss:%8.4f'%(total_val_loss/val_batch_num),
+          '|Val Acc:%3.4f'%(val_hit/val_image_num*100.0))
 '''
 
 DUMP = '''
@@ -119,41 +121,88 @@ class Network(network.Network):
         self.fc2.bias -= lr * self.fc2.bias_grad
 '''
 
+# The network of the handout: pixels that are not divided, initial weights of 0.01 N(0, 1)
+TEMPLATE = '''
+import numpy as np
+import by_hand
+
+
+class Network(by_hand.Network):
+    def __init__(self):
+        super().__init__()
+        self.fc1.weight = np.random.randn(28*28, 60) * 0.01
+        self.fc2.weight = np.random.randn(60, 47) * 0.01
+
+    def forward(self, input, target):
+        h1 = self.fc1.forward(input.astype(np.float64))
+        h2 = self.fc2.forward(self.act1.forward(h1))
+        return self.loss.forward(h2, target)
+'''
+
 
 def write_data(folder):
-    """train.csv and test.csv in the lab's format: one pattern for each of the 47 classes, varied; -> test labels."""
+    """Write train.csv and test.csv in the lab's format: a pattern for each class, varied.
+
+    Returns the labels of the test rows.
+    """
     rng = np.random.default_rng(0)
     patterns = rng.random((47, 784)) < 0.15
     label = np.concatenate([np.arange(47), rng.integers(0, 47, 433)])
-    pixels = patterns[label] * rng.integers(128, 256, (480, 784)) * (rng.random((480, 784)) < 0.9)
+    pixels = patterns[label] * rng.integers(128, 256, (480, 784))
+    pixels = pixels * (rng.random((480, 784)) < 0.9)
     folder.mkdir()
-    np.savetxt(str(folder / 'train.csv'), np.column_stack([label, pixels])[:400], '%d', delimiter=',')
+    train = np.column_stack([label, pixels])[:400]
+    np.savetxt(str(folder / 'train.csv'), train, '%d', delimiter=',')
     np.savetxt(str(folder / 'test.csv'), pixels[400:], '%d', delimiter=',')
     return label[400:]
 
 
-@pytest.mark.parametrize('model', ['network', 'written_by_hand'])
-def test_the_cells_of_the_handout(tmp_path, monkeypatch, capsys, model):
+EPOCH_LINE = (r'Epoch: +(\d+) \|Train Loss: +(\d\.\d{4}) \|Train Acc:(\d+\.\d{4}) '
+              r'\|Val Loss: +(\d\.\d{4}) \|Val Acc:(\d+\.\d{4})$')
+
+
+@pytest.fixture
+def run_cells(tmp_path, monkeypatch, capsys):
+    """A function that runs the three cells in a folder with data.
+
+    It returns the printed lines, the numbers of the epochs, and the names that the cells made.
+    """
     monkeypatch.chdir(str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / 'written_by_hand.py').write_text(BY_HAND)
+    (tmp_path / 'by_hand.py').write_text(BY_HAND)
+    (tmp_path / 'template.py').write_text(TEMPLATE)
     importlib.invalidate_caches()
-    test_label, names = write_data(tmp_path / 'data'), {}
-    for cell in (LOAD.format(model=model), TRAIN, DUMP):
-        exec(compile(cell, 'cell of the handout', 'exec'), names)
+    for module in ('by_hand', 'template'):
+        monkeypatch.delitem(sys.modules, module, raising=False)
 
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:4] == ['shape of train_data: (400, 784)', 'shape of train_label: (400,)',
-                         'shape of test_data: (80, 784)', 'One-hot training labels shape: (400, 47)'], lines
+    def run(model, rate, epochs):
+        names = {}
+        for cell in (LOAD.format(model=model, rate=rate, epochs=epochs), TRAIN, DUMP):
+            exec(compile(cell, 'cell of the handout', 'exec'), names)
+        lines = capsys.readouterr().out.splitlines()
+        matches = [re.match(EPOCH_LINE, line) for line in lines[4:-1]]
+        assert len(matches) == epochs and all(matches), lines
+        numbers = [[float(number) for number in match.groups()] for match in matches]
+        return lines, pd.DataFrame(numbers, columns=COLUMNS), names
+
+    return run
+
+
+COLUMNS = ['epoch', 'train_loss', 'train_accuracy', 'validation_loss', 'validation_accuracy']
+
+
+@pytest.mark.parametrize('model', ['network', 'by_hand'])
+def test_the_cells_of_the_handout(tmp_path, run_cells, model):
+    test_label = write_data(tmp_path / 'data')
+    lines, epochs, names = run_cells(model, rate=0.1, epochs=5)
+    assert lines[:4] == [
+        'shape of train_data: (400, 784)', 'shape of train_label: (400,)',
+        'shape of test_data: (80, 784)', 'One-hot training labels shape: (400, 47)'], lines
     assert lines[-1] == 'Dump file...'
-    form = (r'Epoch:  (\d) \|Train Loss: +(\d\.\d{4}) \|Train Acc:(\d+\.\d{4}) '
-            r'\|Val Loss: +(\d\.\d{4}) \|Val Acc:(\d+\.\d{4})')
-    epochs = [re.match(form + '$', line) for line in lines[4:-1]]
-    assert len(epochs) == 5 and all(epochs), lines
-    numbers = np.array([[float(number) for number in epoch.groups()] for epoch in epochs])
-    assert numbers[:, 0].tolist() == [1, 2, 3, 4, 5]
-    assert (np.diff(numbers[:, 1]) < 0).all() and numbers[-1, 1] < 0.5 * numbers[0, 1], 'no falling loss: %s' % lines
-    assert numbers[-1, 4] > 80, 'not learnt: %s' % lines
+    assert epochs.epoch.tolist() == [1, 2, 3, 4, 5]
+    loss = epochs.train_loss
+    assert loss.is_monotonic_decreasing and loss[4] < 0.5 * loss[0], f'no falling loss: {lines}'
+    assert epochs.validation_accuracy[4] > 80, f'not learnt: {lines}'
 
     text = (tmp_path / 'DLAD-test-predict.csv').read_bytes().decode()
     assert re.match(r'Id,Category\r?\n(\d+,\d+\r?\n){80}$', text), text[:80]
@@ -161,7 +210,21 @@ def test_the_cells_of_the_handout(tmp_path, monkeypatch, capsys, model):
     assert submission.Id.tolist() == list(range(80)) and submission.Category.between(0, 46).all()
     assert (submission.Category == test_label).mean() > 0.8
     if model == 'network':
-        network.write_submission('ours.csv', names['net'].predict(names['test_data']).argmax(axis=1))
-        assert (tmp_path / 'ours.csv').read_text() == (tmp_path / 'DLAD-test-predict.csv').read_text()
+        predicted = names['net'].predict(names['test_data']).argmax(axis=1)
+        network.write_submission('ours.csv', predicted)
+        handout = (tmp_path / 'DLAD-test-predict.csv').read_text()
+        assert (tmp_path / 'ours.csv').read_text() == handout
         for name in ('fc1', 'act1', 'fc2', 'act2', 'fc3', 'loss'):
             assert hasattr(names['net'], name), name
+
+
+def test_the_learning_rate_of_the_handout_is_for_pixels_that_are_not_divided(tmp_path, run_cells):
+    write_data(tmp_path / 'data')
+    reached = {}
+    for model, rate in (('template', 6e-4), ('network', 6e-4), ('network', 0.1)):
+        _, epochs, _ = run_cells(model, rate, epochs=12)
+        reached[model, rate] = epochs.validation_accuracy.iloc[-1]
+        assert epochs.train_loss.iloc[-1] < epochs.train_loss[0], f'{model} {rate}: {epochs}'
+    assert reached['template', 6e-4] > 60, reached
+    assert reached['network', 6e-4] < 30, reached
+    assert reached['network', 0.1] > 80, reached
