@@ -1,38 +1,99 @@
-"""The README's example prints what it says, and its table and the notebook's summary are what was measured."""
+"""The README: its examples print what it says, its links and commands exist, its layer works."""
 import doctest
 import os
 import re
+import shutil
+import subprocess
+import sys
 
-import pandas as pd
+import pytest
 
-from test_notebook import ROOT, printed_by, read_notebook
-
-README = os.path.join(ROOT, 'README.md')
-
-
-def test_readme_example():
-    failed, tried = doctest.testfile(README, module_relative=False)
-    assert tried >= 5 and not failed, '%d of %d examples failed' % (failed, tried)
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PAGES = ['README.md', 'data/README.md', 'leaderboard/README.md']
+every_page = pytest.mark.parametrize('page', PAGES)
 
 
-def test_results_are_those_of_the_notebook_and_of_the_experiments():
-    notebook = read_notebook()
-    scores = {name: (float(plain), float(balanced)) for name, plain, balanced in re.findall(
-        r'^(.*?) +validation ([\d.]+) %, balanced ([\d.]+) %$', printed_by(notebook), re.MULTILINE)}
-    runs = pd.read_csv(os.path.join(ROOT, 'report', 'experiments.csv'))
-    expected = [scores['baseline'], scores['baseline, even classes']]
-    for factor in ('best fully connected', 'final network'):
-        seeds = runs[runs.factor == factor]
-        assert len(seeds) == 3
-        expected.append((seeds.validation.mean(), seeds.balanced.mean()))
-    final, spread = scores['larger network, even classes, 8 views'], [seeds.balanced.min(), seeds.balanced.max()]
-    with open(README, encoding='utf-8') as file:
-        text = file.read()
-    stated = re.findall(r'^\| .* \| ([\d.]+) % \| ([\d.]+) % \|', text, re.MULTILINE)
-    stated += re.findall(r'goes from ([\d.]+) % to ([\d.]+) %', text)
-    stated += [re.findall(r'([\d.]+) %', notebook.cells[0].source)]
-    expected += [spread, [scores['baseline'][0], 80, final[0], final[1]]]
-    for texts, values in zip(stated, expected):
-        assert len(texts) == len(values) and all(abs(float(text) - value) < 0.056 for text, value in zip(
-            texts, values)), 'stated %s, measured %s' % (texts, values)
-    assert len(stated) == len(expected), stated
+def read(name):
+    """The text of a file of the repository."""
+    with open(os.path.join(ROOT, name), encoding='utf-8') as file:
+        return file.read()
+
+
+def blocks(text, language):
+    """The code blocks of a language in a Markdown text."""
+    return re.findall(rf'^```{language}\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_examples_print_what_the_readme_says():
+    failed, tried = doctest.testfile(os.path.join(ROOT, 'README.md'), module_relative=False,
+                                     encoding='utf-8')
+    assert tried >= 8 and not failed, f'{failed} of {tried} examples failed'
+
+
+@every_page
+def test_links_lead_to_files(page):
+    links = re.findall(r'\]\(([^)#]+)', read(page))
+    folder = os.path.dirname(os.path.join(ROOT, page))
+    missing = [link for link in links if '://' not in link
+               and not os.path.exists(os.path.join(folder, link))]
+    assert not missing, f'{page} links to {missing}, which are not there'
+
+
+@every_page
+def test_commands_and_tests_that_are_named_exist(page):
+    names = re.findall(r'\b((?:data|leaderboard|report|tests)/\w+\.(?:py|txt|typ|csv|npz))\b',
+                       read(page))
+    made = {'data/train.csv', 'data/test.csv', 'data/test_labels.csv'}
+    missing = [name for name in names
+               if name not in made and not os.path.exists(os.path.join(ROOT, name))]
+    assert not missing, f'{page} names {missing}, which are not there'
+
+
+@every_page
+def test_no_place_is_left_empty(page):
+    assert '@@' not in read(page) and 'TODO' not in read(page)
+
+
+def test_the_first_lines_hold_what_the_readme_says():
+    found = dict(re.findall(r'\[(layer\.py|network\.py)\]\(\w+\.py\), lines 1 to (\d+)',
+                            read('README.md')))
+    expected = {'layer.py': ['class _Layer', 'class FullyConnected', 'class ReLU',
+                             'class SoftmaxWithLoss'],
+                'network.py': ['class Network', 'def forward', 'def backward', 'def update']}
+    assert sorted(found) == sorted(expected), found
+    for name, parts in expected.items():
+        top = read(name).splitlines()[:int(found[name])]
+        for part in parts:
+            lines = [number for number, line in enumerate(top) if line.strip().startswith(part)]
+            assert lines, f'{name}: {part} does not stand in the lines 1 to {found[name]}'
+        after = read(name).splitlines()[int(found[name])]
+        assert after == '' or re.match(r' {0,4}(#|class|def|@|\S)', after), (
+            f'{name}: line {int(found[name]) + 1} is in the middle of a function: {after!r}')
+
+
+def test_the_layer_of_the_readme_passes_the_tests_of_layers(tmp_path):
+    """Put the class and the line where the README says, and run the command that it names."""
+    text = read('README.md')
+    example = next(block for block in blocks(text, 'python') if 'class Swish' in block)
+    lines = [line[4:] for line in example.splitlines() if line.startswith(('>>>', '...'))]
+    start = next(number for number, line in enumerate(lines) if line.startswith('class Swish'))
+    source = [line for line in lines[start:] if line.startswith(('class', ' '))]
+    row = next(block for block in blocks(text, 'python') if block.startswith("    ('Swish'"))
+    for name in ('conftest.py', 'gradient_check.py', 'test_layer.py', 'small_networks.py'):
+        os.makedirs(str(tmp_path / 'tests'), exist_ok=True)
+        shutil.copy(os.path.join(ROOT, 'tests', name), str(tmp_path / 'tests' / name))
+    tests, count = re.subn(r'^(LAYERS = \[.*\n)', lambda match: match.group(1) + row,
+                           read('tests/test_layer.py'), flags=re.MULTILINE)
+    assert count == 1, 'tests/test_layer.py: expected one line that starts with LAYERS = ['
+    (tmp_path / 'tests' / 'test_layer.py').write_text(tests, encoding='utf-8')
+    layer = read('layer.py').replace("'Augment',", "'Augment', 'Swish',")
+    layer += '\n\n' + '\n'.join(source) + '\n'
+    (tmp_path / 'layer.py').write_text(layer, encoding='utf-8')
+    shutil.copy(os.path.join(ROOT, 'network.py'), str(tmp_path))
+    command = re.search(r'python (-m pytest -q tests/test_layer.py -k Swish)', text).group(1)
+    process = subprocess.Popen([sys.executable] + command.split(), cwd=str(tmp_path),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = process.communicate()[0].decode()
+    assert process.returncode == 0, output
+    passed = int(re.search(r'(\d+) passed', output).group(1))
+    assert passed >= 3, f'expected several tests of the new layer, got {output}'
