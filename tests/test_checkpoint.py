@@ -32,7 +32,7 @@ from fast_conv2d import Conv2d      # noqa: E402
 from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected,      # noqa: E402
                    MaxPool2d, ReLU, Reshape)
 from network import Network, Training, one_cycle      # noqa: E402
-from parallel import ParallelNetwork      # noqa: E402
+from parallel import ParallelNetwork, blas_controller      # noqa: E402
 
 EPOCHS = 5
 SETTINGS = {'epochs': EPOCHS, 'batch_size': 12, 'lr': 0.05, 'schedule': one_cycle,
@@ -94,16 +94,18 @@ def train_in(folder, copies=None):
 def run_in_child(folder, copies=None, moment=None, writing=False):
     """train_in in a child that dies at its call number `moment` -> (was it killed, its calls).
 
-    With `writing`, only the calls count during which a half-written file is in the folder.
+    With `writing`, only the calls count during which the checkpoint is half written.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         calls = itertools.count()
+        half_written = os.path.join(folder, f'checkpoint.npz.{os.getpid()}.part')
 
         def count(frame, event, argument):
-            half_written = writing and any(name.endswith('.part') for name in os.listdir(folder))
-            if (half_written or not writing) and next(calls) == moment:
+            if writing and not os.path.exists(half_written):
+                return
+            if next(calls) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
@@ -136,24 +138,26 @@ def digests(folder):
 
 
 def kill_and_resume(folder, seed):
-    """Kill and resume, until the training ends. Every second kill hits while a file is written."""
+    """Kill and resume, until the training ends. Every third kill hits while it is written."""
     rng = np.random.default_rng(seed)
     copies = os.path.join(folder, 'copies')
     undisturbed = os.path.join(folder, 'undisturbed')
     killed = os.path.join(folder, 'killed')
     for path in (copies, undisturbed, killed):
         os.mkdir(path)
+    blas_controller()       # once, so that its import is not among the calls of each child
     _, calls = run_in_child(undisturbed, os.path.join(copies, 'epoch'))
     _, calls_to_resume = run_in_child(undisturbed)      # it has ended, so this only resumes
     calls_of_an_epoch = (calls - calls_to_resume) // EPOCHS
     rounds = []
-    for number in range(40):
-        moment = int(rng.integers(calls_to_resume + 3 * calls_of_an_epoch // 2))
-        if number % 2:
+    for number in range(24):
+        moment = int(rng.integers(calls_to_resume + 2 * calls_of_an_epoch))
+        writing = number % 3 == 2
+        if writing:
             moment = int(rng.integers(12))
-        if number == 39:
+        if number == 23:
             moment = None       # so that the training ends
-        was_killed, _ = run_in_child(killed, moment=moment, writing=number % 2 == 1)
+        was_killed, _ = run_in_child(killed, moment=moment, writing=writing)
         rounds.append({'killed': was_killed, 'files': digests(killed)})
         if not was_killed:
             break
