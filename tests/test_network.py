@@ -434,7 +434,8 @@ class Duck(object):
     ([FullyConnected(6, 5), ReLU(), BatchNorm(4)], ValueError,
      'layer 2: BatchNorm(4) expects an input (N, ..., 4), got (N, 5)'),
     ([PixelScaling(), Reshape(28, 28, 1), Conv2d(3, 4)], ValueError,
-     'got (N, 28, 28, 1)')], ids=str)
+     'got (N, 28, 28, 1)')],
+    ids=['none', 'class', 'loss', 'function', 'no layer', 'features', 'batch norm', 'channels'])
 def test_layers_that_cannot_be_a_network_are_refused(layers, kind, wanted):
     check_refused(kind, lambda: Network(layers), wanted)
 
