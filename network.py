@@ -443,7 +443,7 @@ def check_layers(layers):
 
 
 def check_parameter_names(layer):
-    """ValueError if the layer has a parameter or a gradient that it does not list."""
+    """ValueError if the layer has a parameter that it does not list, or one that is no array."""
     if not isinstance(layer.parameter_names, tuple):
         raise ValueError(f'{layer!r}: parameter_names is {layer.parameter_names!r}, expected a '
                          "tuple such as ('weight', 'bias')")
@@ -452,6 +452,13 @@ def check_parameter_names(layer):
         if is_parameter and value is not None and name not in layer.parameter_names:
             raise ValueError(f'{layer!r} has the parameter {name}, but parameter_names does not '
                              f"list it, so SGD would not train it: add '{name}' there")
+    for name in layer.parameter_names:
+        array = getattr(layer, name, None)
+        if not isinstance(array, np.ndarray) or array.dtype.kind != 'f':
+            kind = getattr(array, 'dtype', type(array).__name__)
+            raise ValueError(f'{layer!r}: the parameter {name} is {kind}, expected an array of '
+                             f'floats, which update changes in place: write self.{name} = '
+                             'np.array(...)')
 
 
 def check_loss(loss):

@@ -241,6 +241,24 @@ def test_a_parameter_that_is_not_listed_is_refused(name):
         check_gradients(UnlistedWeight(name), ROWS)
 
 
+class NumberAsParameter(_Layer):
+    """input * gain, and the gain is a number: update could not change it in place."""
+
+    parameter_names = ('gain',)
+    gain = 1.0
+
+
+@pytest.mark.parametrize('use', [
+    lambda layer: check_gradients(layer, ROWS), lambda layer: Network([layer], input_shape=3)],
+    ids=['check_gradients', 'Network'])
+def test_a_parameter_that_is_no_array_is_refused(use):
+    layer = NumberAsParameter()
+    for gain in (1.0, np.float64(1), np.ones((3, 3), int), None):
+        layer.gain = gain
+        with pytest.raises(ValueError, match='the parameter gain is .*, expected an array of flo'):
+            use(layer)
+
+
 def test_the_layer_and_the_input_stay_as_they_are():
     layer = BatchNorm(3)
     layer.needs_input_grad = False      # the check sets it on its copy alone
