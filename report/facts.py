@@ -1,9 +1,10 @@
 """Compute every number of the report and draw its figures: facts.json and figures/*.svg.
 
-    python report/facts.py          about three minutes on one core
+    python report/facts.py          about four minutes on one core
 
 It reads report/experiments.csv, the weights and the curve in leaderboard/, and data/train.csv.
-report.typ takes all its numbers from facts.json, so that none is typed twice.
+report.typ takes all its numbers from facts.json. Numbers are rounded here, so that what is printed
+adds up: a difference is the difference of the two printed accuracies.
 """
 import argparse
 import json
@@ -18,124 +19,146 @@ HOME = os.path.dirname(os.path.abspath(__file__))
 PROJECT = os.path.dirname(HOME)
 sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'tests'), HOME]
 
+import experiments                                                                  # noqa: E402
 import figures                                                                      # noqa: E402
 from gradient_check import STEP, TOLERANCE, numeric_gradient                        # noqa: E402
 from layer import BatchNorm, Conv2d, Flatten, FullyConnected, MaxPool2d, ReLU       # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, character_network,   # noqa: E402
-                     correct_class_prior, read_npz, read_train, replacing, score, split_rows)
+                     correct_class_prior, read_train, replacing, score, split_rows)
 
-VALIDATION_ROWS = 8000
 COPIES = 8                                              # of each image in test-time augmentation
 ALIKE = ('0O', '1IL', '9gq', 'fF', '5S', '2Z')          # characters that have the same shape
-LEVEL = 95                                              # of the intervals, in percent
-T_QUANTILE = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45)      # Student's, two-sided, 1..6 degrees
-NUMBERS = ['seed', 'epochs', 'lr', 'weight_decay', 'validation', 'balanced', 'corrected',
-           'cpu_seconds', 'wall_seconds']
+# 97.5 % of Student's t distribution lie below these, for 1, 2, 3, ... degrees of freedom
+T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+# Changes of the prediction alone: factor, setting, the runs, the column with and without it
+PREDICTIONS = [
+    ('class-prior correction', 'baseline', experiments.FIRST, 'corrected', 'balanced'),
+    ('class-prior correction', 'small network', experiments.SMALL, 'corrected', 'balanced'),
+    ('test-time augmentation', '8 copies, augmented training', ('augmentation', 'gentle'),
+     'augmented', 'corrected')]
 
 
 def read_table(path, columns, made_by):
-    """Read a CSV file. FileNotFoundError or ValueError, in one sentence, if it lacks a column."""
+    """Read a CSV file -> a table. FileNotFoundError or ValueError in one sentence if it is bad."""
     if not os.path.exists(path):
         raise FileNotFoundError(f'{path} is missing: make it with {made_by}')
     try:
         table = pd.read_csv(path, dtype={'factor': str, 'setting': str}, keep_default_na=False,
-                            na_values={name: [''] for name in columns})
+                            na_values=[''])
     except ValueError as error:
-        raise ValueError(f'{path} is not a CSV file: {error}; make it again with {made_by}')
+        raise ValueError(f'{path} is not a CSV file ({error}): make it again with {made_by}')
     for name in columns:
-        if name not in table:
-            raise ValueError(f'{path} has no column {name}: make it again with {made_by}')
-        if table[name].dtype.kind not in 'ifb':
+        if name not in table or not len(table):
+            raise ValueError(f'{path} has no column {name}, or no rows: make it again with '
+                             f'{made_by}')
+        if name not in ('factor', 'setting') and table[name].dtype.kind not in 'ifb':
             raise ValueError(f'{path}: the column {name} holds {table[name].iloc[0]!r}, expected '
                              f'numbers: make it again with {made_by}')
-    if table.empty:
-        raise ValueError(f'{path} has no rows: make it again with {made_by}')
     return table
 
 
 # The experiments ----------------------------------------------------------------------------------
 
-def read_runs(path):
-    """experiments.csv -> a table with a row for each run."""
-    runs = read_table(path, NUMBERS, 'report/experiments.py')
-    for name in ('factor', 'setting'):
-        if name not in runs:
-            raise ValueError(f'{path} has no column {name}')
-    if not (runs.factor == 'baseline').any():
-        raise ValueError(f'{path} has no run of the factor baseline, which all others are '
-                         'compared with: run report/experiments.py')
-    runs['search'] = runs.search.astype(str) == 'True'
-    return runs
+def runs_of(runs, key):
+    """The runs of one setting (factor, setting), by seed, without those of the rate's search."""
+    own = runs[(runs.factor == key[0]) & (runs.setting == key[1]) & ~runs.search]
+    if own.empty:
+        raise ValueError(f'experiments.csv has no run of {key[0]}: {key[1]}: run '
+                         'report/experiments.py')
+    return own.set_index('seed')
 
 
-def paired(values, reference):
-    """Two series of accuracies by seed -> (their mean difference, half its interval), or None.
+def compare(after, before):
+    """Accuracies by seed after and before a change -> the facts of the difference.
 
-    The interval is Student's at LEVEL percent for the differences of the same seeds. Without two
-    common seeds there is none.
+    `margin` is half of the 95 % interval of Student's t for the paired differences. `shown` is 1
+    for a gain and -1 for a loss that is greater than the margin, with all seeds agreeing, else 0.
     """
-    difference = (values - reference).dropna()
-    count = len(difference)
-    if count < 2:
-        return None
-    half = T_QUANTILE[min(count - 1, len(T_QUANTILE)) - 1] * difference.std() / math.sqrt(count)
-    return float(difference.mean()), float(half)
-
-
-def effect(runs, baseline):
-    """The runs of one setting, and the baseline's balanced accuracy by seed -> their facts."""
-    final = runs[~runs.search]
-    first = final.iloc[0]
-    values = final.set_index('seed').balanced
-    rates = runs.lr.unique()
-    result = {'factor': first.factor, 'setting': first.setting, 'epochs': int(first.epochs),
-              'lr': float(first.lr), 'weight_decay': float(first.weight_decay),
-              'rates': sorted(map(float, rates)), 'seeds': len(values),
-              'cpu_seconds': round(final.cpu_seconds.mean())}
-    for name in ('validation', 'balanced', 'corrected'):
-        result[name] = round(final[name].mean(), 2)
-        result['least_' + name] = round(final[name].min(), 2)
-        result['greatest_' + name] = round(final[name].max(), 2)
-    return dict(result, **difference(paired(values, baseline)))
-
-
-def difference(pair):
-    """A mean difference and half its interval -> the facts that the report prints of them."""
-    if pair is None:
-        return {'difference': None, 'half': None, 'shown': 0}
-    mean, half = pair
-    shown = 0
-    if abs(mean) > half:
-        shown = 1 if mean > 0 else -1
-    return {'difference': round(mean, 2), 'half': round(half, 2), 'shown': shown}
+    change = (after - before).dropna()
+    mean = float(change.mean())
+    result = {'before': round(float(before[change.index].mean()), 2),
+              'after': round(float(after[change.index].mean()), 2), 'margin': None, 'shown': 0}
+    result['difference'] = round(result['after'] - result['before'], 2)
+    if len(change) > 1:
+        quantile = T_QUANTILE[min(len(change), len(T_QUANTILE) + 1) - 2]
+        margin = quantile * float(change.std()) / math.sqrt(len(change))
+        result['margin'] = round(margin, 2)
+        if abs(mean) > margin and len(set(np.sign(change))) == 1:
+            result['shown'] = int(np.sign(mean))
+    return result
 
 
 def effects(runs):
-    """All settings' facts, in the order of the file."""
-    baseline = runs[(runs.factor == 'baseline') & ~runs.search].set_index('seed').balanced
-    groups = runs.groupby(['factor', 'setting'], sort=False)
-    return [effect(group, baseline) for _, group in groups if not group.search.all()]
+    """The facts of every setting, each compared with what it changes, in the file's order."""
+    result = []
+    for key in runs[['factor', 'setting']].drop_duplicates().itertuples(index=False, name=None):
+        own = runs_of(runs, key)
+        reference = runs_of(runs, experiments.REFERENCES.get(key, experiments.FIRST))
+        result.append(dict(compare(own.balanced, reference.balanced), factor=key[0],
+                           setting=key[1], lr=float(own.lr.iloc[0])))
+    for factor, setting, key, after, before in PREDICTIONS:
+        own = runs_of(runs, key)
+        result.append(dict(compare(own[after], own[before]), factor=factor, setting=setting,
+                           lr=float(own.lr.iloc[0])))
+    return result
 
 
-def correction(runs):
-    """What class-prior correction brings to the baseline's balanced accuracy."""
-    baseline = runs[(runs.factor == 'baseline') & ~runs.search].set_index('seed')
-    return difference(paired(baseline.corrected, baseline.balanced))
+def network_facts(runs, key):
+    """The accuracies and the time of one setting, mean over the seeds."""
+    own = runs_of(runs, key)
+    result = {'seeds': len(own), 'epochs': int(own.epochs.iloc[0]),
+              'weight_decay': float(own.weight_decay.iloc[0]),
+              'seconds': round(own.cpu_seconds.mean())}
+    for name in ('validation', 'balanced', 'corrected'):
+        result[name] = round(float(own[name].mean()), 2)
+    return result
 
 
-def ranking(found, corrected, count=7):
-    """The gains that the runs show, the greatest first: the best setting of each factor."""
-    rows = [dict(corrected, factor='class-prior correction', setting='of the baseline')]
-    rows += [row for row in found if row['factor'] not in ('baseline', 'final network')]
-    rows = [row for row in rows if row['shown'] > 0]
-    rows.sort(key=lambda row: -row['difference'])
+def ranking(effects, count=7):
+    """The greatest gains that the runs show: the best setting of each factor, with its label.
+
+    Without the notebook's network, which changes many things at once.
+    """
+    gains = [row for row in effects if row['shown'] > 0]
+    gains = [row for row in gains if (row['factor'], row['setting']) != experiments.SMALL]
+    gains.sort(key=lambda row: -row['difference'])
     best = {}
-    for row in rows:
-        best.setdefault(row['factor'], row)
+    for row in gains:
+        best.setdefault(row['factor'], dict(row, label=f'{row["factor"]}: {row["setting"]}'))
     return list(best.values())[:count]
 
 
-# The final network --------------------------------------------------------------------------------
+# The submitted network ----------------------------------------------------------------------------
+
+def submitted_network(weights, data, label, training, validation):
+    """The facts of the network, and the labels that it predicts for the validation rows.
+
+    Its scores are those of the plain prediction, after class-prior correction, and after
+    correction of the mean over augmented copies. The last one makes the submission.
+    """
+    net = character_network()
+    net.load(weights)
+    true, prior = label[validation], label[training]
+    plain = net.predict(data[validation])
+    copies = net.predict_augmented(data[validation], COPIES)
+    facts = {}
+    for name, predict in (('plain', plain), ('corrected', correct_class_prior(plain, prior)),
+                          ('augmented', correct_class_prior(copies, prior))):
+        predicted = predict.argmax(axis=1)
+        found = score(predicted, true)
+        facts[name] = {'accuracy': round(found.accuracy, 2),
+                       'balanced': round(found.balanced_accuracy, 2)}
+    share = found.balanced_accuracy / 100
+    sample = training[:len(validation)]
+    facts.update({
+        'parameters': sum(getattr(layer, name).size for _, layer, name in net.parameters()),
+        'channels': [layer.out_channels for layer in net.layers if isinstance(layer, Conv2d)],
+        'hidden': net.layers[-1].in_features, 'dropout': net.layers[-2].p,
+        'smoothing': net.loss.label_smoothing, 'copies': COPIES,
+        'standard_error': round(100 * math.sqrt(share * (1 - share) / len(true)), 2),
+        'training_accuracy': round(net.evaluate(data[sample], label[sample]).accuracy, 2)})
+    return facts, predicted
+
 
 def alike(label):
     """Labels (N,) with the characters of one shape made one class."""
@@ -146,11 +169,13 @@ def alike(label):
     return classes[label]
 
 
-def confusion(label, predicted):
-    """Labels (N,) -> how many rows of a true class (row) are read as each class (column)."""
-    counts = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), int)
-    np.add.at(counts, (label, predicted), 1)
-    return counts
+def mistakes(label, predicted):
+    """How many validation rows are wrong, and how many of them within a group of one shape."""
+    wrong = int((predicted != label).sum())
+    across = int((alike(predicted) != alike(label)).sum())
+    return {'wrong': wrong, 'alike': wrong - across, 'groups': [', '.join(name) for name in ALIKE],
+            'alike_percent': round(100 * (wrong - across) / max(1, wrong)),
+            'merged_accuracy': round(100 * (1 - across / len(label)), 1)}
 
 
 def confused_pairs(counts):
@@ -161,65 +186,26 @@ def confused_pairs(counts):
     return [divmod(int(place), len(counts)) for place in order if both.flat[place] > 0]
 
 
-def confused_classes(counts, number=16):
-    """The classes of the most confused pairs, each beside the one that it is confused with."""
+def confusion(counts, size=16):
+    """Counts (47, 47) -> the facts of the most confused classes, each beside its partner."""
     classes = []
     for one, other in confused_pairs(counts):
         for new, partner in ((one, other), (other, one)):
-            if new not in classes and len(classes) < number:
+            if new not in classes and len(classes) < size:
                 place = classes.index(partner) + 1 if partner in classes else len(classes)
                 classes.insert(place, new)
-    return classes
+    shown = counts[classes][:, classes]
+    rows = counts[classes].sum(axis=1)
+    return {'classes': [CLASS_NAMES[index] for index in classes], 'counts': shown.tolist(),
+            'others': (rows - shown.sum(axis=1)).tolist(), 'rows': rows.tolist()}
 
 
-def final_network(weights, data, label, training, validation):
-    """Predict with the submitted network -> (facts, the predicted labels of the validation rows).
-
-    It is scored as it is, after class-prior correction, and on augmented copies after correction.
-    """
-    net = character_network()
-    net.set_arrays(read_npz(weights), weights)
-    rows, true = data[validation], label[validation]
-    plain = net.predict(rows)
-    copies = net.predict_augmented(rows, COPIES)
-    result = {'parameters': sum(getattr(layer, name).size for _, layer, name in net.parameters())}
-    for name, predict in (('plain', plain),
-                          ('corrected', correct_class_prior(plain, label[training])),
-                          ('augmented', correct_class_prior(copies, label[training]))):
-        predicted = predict.argmax(axis=1)
-        found = score(predicted, true)
-        result[name] = {'accuracy': round(found.accuracy, 2),
-                        'balanced': round(found.balanced_accuracy, 2)}
-    sample = training[:len(validation)]
-    result['training_accuracy'] = round(net.evaluate(data[sample], label[sample]).accuracy, 2)
-    part = found.balanced_accuracy / 100
-    result['standard_error'] = round(100 * math.sqrt(part * (1 - part) / len(true)), 2)
-    return result, predicted
-
-
-def mistakes(label, predicted):
-    """How many validation rows are wrong, and how many of them within a group of one shape."""
-    wrong = predicted != label
-    within = wrong & (alike(predicted) == alike(label))
-    right = alike(predicted) == alike(label)
-    return {'wrong': int(wrong.sum()), 'alike': int(within.sum()),
-            'groups': [', '.join(group) for group in ALIKE],
-            'merged_accuracy': round(100 * float(right.mean()), 1)}
-
-
-def read_curve(weights):
-    """The learning curve beside the weights."""
-    path = os.path.splitext(weights)[0] + '.csv'
-    parts = ['loss', 'accuracy']
-    columns = ['epoch', 'seconds'] + [f'{part}_{name}' for part in ('train', 'validation')
-                                      for name in parts]
-    return read_table(path, columns, 'leaderboard/train.py')
-
+# All together -------------------------------------------------------------------------------------
 
 def gradient_error():
     """The greatest difference between back propagation and central differences in float64.
 
-    For all weights of a small network with each kind of layer that has some, in training mode.
+    Over all weights of a small network in training mode, with each kind of layer that has weights.
     """
     rng = np.random.default_rng(0)
     net = Network([Conv2d(1, 3, rng=rng), MaxPool2d(), BatchNorm(3), ReLU(), Flatten(),
@@ -238,54 +224,44 @@ def gradient_error():
 
 
 def power_of_ten(value):
-    """8e-11 -> [8, -11], rounded up."""
+    """8.2e-11 -> [9, -11]: rounded up, so that it is a bound."""
     exponent = math.floor(math.log10(value))
     return [math.ceil(round(value / 10 ** exponent, 6)), exponent]
 
 
-# All together -------------------------------------------------------------------------------------
-
-def gather(experiments, weights, data_folder):
-    """Read and measure all -> (facts, what the figures need beside them)."""
-    runs = read_runs(experiments)
-    curve = read_curve(weights)
+def gather(runs_path, weights, data_folder, folder):
+    """Read and measure all, write the figures into `folder`, and return the facts."""
+    runs = read_table(runs_path, experiments.COLUMNS, 'report/experiments.py')
+    curve_path = os.path.splitext(weights)[0] + '.csv'
+    curve = read_table(curve_path, ['epoch', 'seconds', 'train_loss', 'train_accuracy',
+                                    'validation_loss', 'validation_accuracy'],
+                       'leaderboard/train.py')
     data, label = read_train(os.path.join(data_folder, 'train.csv'))
-    training, validation = split_rows(len(data), min(VALIDATION_ROWS, len(data) // 3), 0)
-    final, predicted = final_network(weights, data, label, training, validation)
-    count = np.bincount(label[training], minlength=len(CLASS_NAMES))
-    share = 100 * count / len(training)
+    training, validation = split_rows(len(data), min(8000, len(data) // 3), 0)
+    share = 100 * np.bincount(label[training], minlength=len(CLASS_NAMES)) / len(training)
     found = effects(runs)
-    corrected = correction(runs)
     facts = {
         'rows': {'all': len(data), 'training': len(training), 'validation': len(validation),
                  'least_share': round(share.min(), 1), 'greatest_share': round(share.max(), 1)},
-        'level': LEVEL,
-        'effects': found,
-        'correction': corrected,
-        'ranking': ranking(found, corrected),
-        'final': dict(final, epochs=len(curve), minutes=round(curve.seconds.sum() / 60),
-                      lr=CHARACTER_TRAINING['lr'], copies=COPIES,
-                      batch_size=CHARACTER_TRAINING['batch_size'],
-                      ema_decay=CHARACTER_TRAINING['ema_decay'],
-                      last_training_accuracy=round(curve.train_accuracy.iloc[-1], 2)),
-        'mistakes': mistakes(label[validation], predicted),
+        'baseline': network_facts(runs, experiments.FIRST),
+        'small': network_facts(runs, experiments.SMALL),
+        'settings': {name: experiments.BASELINE[name] for name in ('batch_size', 'momentum')},
+        'effects': found, 'ranking': ranking(found),
         'gradient_check': {'step': power_of_ten(STEP), 'tolerance': power_of_ten(TOLERANCE),
                            'error': power_of_ten(gradient_error())}}
-    return facts, (curve, data[validation], label[validation], predicted)
-
-
-def write(facts, drawn, facts_path, folder):
-    """Write facts.json and the figures."""
-    curve, data, label, predicted = drawn
-    counts = confusion(label, predicted)
+    final, predicted = submitted_network(weights, data, label, training, validation)
+    final.update(epochs=len(curve), minutes=round(curve.seconds.sum() / 60))
+    final.update((name, CHARACTER_TRAINING[name]) for name in ('batch_size', 'ema_decay'))
+    data, label = data[validation], label[validation]
+    counts = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), int)
+    np.add.at(counts, (label, predicted), 1)
+    facts.update(final=final, mistakes=mistakes(label, predicted), confusion=confusion(counts))
     os.makedirs(folder, exist_ok=True)
     figures.ranking(facts['ranking'], os.path.join(folder, 'ranking.svg'))
     figures.curves(curve, os.path.join(folder, 'curves.svg'))
-    figures.confusion(counts, confused_classes(counts), os.path.join(folder, 'confusion.svg'))
-    figures.pairs(counts, confused_pairs(counts)[:6], data, label, predicted,
-                  os.path.join(folder, 'pairs.svg'))
-    with replacing(facts_path) as file:
-        file.write((json.dumps(facts, indent=1) + '\n').encode('ascii'))
+    both_ways = [way for pair in confused_pairs(counts)[:6] for way in (pair, pair[::-1])]
+    figures.pairs(both_ways, counts, data, label, predicted, os.path.join(folder, 'pairs.svg'))
+    return facts
 
 
 def main(arguments=None):
@@ -297,11 +273,13 @@ def main(arguments=None):
     parser.add_argument('--data', default=os.path.join(PROJECT, 'data'), metavar='FOLDER')
     parser.add_argument('--output', default=HOME, metavar='FOLDER')
     options = parser.parse_args(arguments)
+    path = os.path.join(options.output, 'facts.json')
+    print('Predicting the validation rows takes some minutes ...', flush=True)
     try:
-        print('Predicting the validation rows, about three minutes on one core ...', flush=True)
-        facts, drawn = gather(options.experiments, options.weights, options.data)
-        path = os.path.join(options.output, 'facts.json')
-        write(facts, drawn, path, os.path.join(options.output, 'figures'))
+        facts = gather(options.experiments, options.weights, options.data,
+                       os.path.join(options.output, 'figures'))
+        with replacing(path) as file:
+            file.write((json.dumps(facts, indent=1) + '\n').encode('ascii'))
     except (ValueError, OSError) as error:
         print(f'facts.py: {error}', file=sys.stderr)
         return 2

@@ -45,10 +45,10 @@ def ranking(rows, path):
     with drawing(path, height) as figure:
         axes = figure.add_axes([0.42, 0.43 / height, 0.56, 0.98 - 0.43 / height])
         for place, row in enumerate(rows):
-            gain, half = row['difference'], row['half']
-            axes.barh(place, gain, xerr=half, height=0.62, color=PALE, edgecolor=BLUE,
+            gain, margin = row['difference'], row['margin']
+            axes.barh(place, gain, xerr=margin, height=0.62, color=PALE, edgecolor=BLUE,
                       linewidth=0.6, error_kw={'capsize': 2, 'elinewidth': 1})
-            axes.text(gain + half + 0.05, place, f'{gain:+.2f}', va='center')
+            axes.text(gain + margin + 0.05, place, f'{gain:+.2f}', va='center')
         axes.set_yticks(range(len(rows)))
         axes.set_yticklabels([row['label'] for row in rows])
         axes.invert_yaxis()

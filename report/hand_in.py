@@ -38,7 +38,7 @@ FOLDERS = 'home|root|Users|tmp|mnt|content|private|var|kaggle|opt|workspace|Volu
 ABSOLUTE = re.compile(rf'((?<![\w.~/])|(?<=file://))/({FOLDERS})/[\w.-]+'
                       r'|(?<![\w%])[A-Zcd]:(\\+|/(?!/))\w+')
 EPOCHS = re.compile(r'^(EPOCH\w*) = .*$', re.MULTILINE)
-PREDICTED_BY = re.compile(r'^Predicted by: (.+)$', re.MULTILINE)      # the notebook prints this line
+PREDICTED_BY = re.compile(r'^Predicted by: (.+)$', re.MULTILINE)      # the notebook prints it
 RUN_AGAIN = 'run the notebook again (Kernel, Restart & Run All) and save it'
 
 
@@ -68,9 +68,13 @@ def read(path):
 def read_notebook(source, name):
     """The bytes of a notebook -> the notebook, whatever its minor version is."""
     try:
-        notebook = nbformat.reads(source.decode('utf-8-sig'), as_version=4)
-        if any('id' in cell for cell in notebook.cells):      # cells have ids from 4.5 on
+        notebook = nbformat.v4.reads(source.decode('utf-8-sig'))
+        if all('id' in cell for cell in notebook.cells):      # cells have ids from 4.5 on
             notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
+        else:
+            notebook.nbformat_minor = 4
+            for cell in notebook.cells:
+                cell.pop('id', None)
         nbformat.validate(notebook)
     except (ValueError, nbformat.ValidationError, AttributeError, KeyError) as error:
         first_line = str(error).split('\n')[0]

@@ -1,4 +1,7 @@
-"""The zip that is handed in: what is in it, and that each check fails where its subject is broken; on tiny inputs."""
+"""report/hand_in.py: what the zip holds, and that each check refuses what is wrong, in a sentence.
+
+The project is a tiny one. Its notebook is run by nbclient, as the real one.
+"""
 import os
 import shutil
 import sys
@@ -11,78 +14,92 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, 'report'))
 
-import hand_in      # noqa: E402
+import hand_in                            # noqa: E402
 from network import write_submission      # noqa: E402
-from test_report import arguments, inputs      # noqa: E402, F401
 
 SOURCE = """import numpy as np
 import network as model
 
 EPOCH = 9
-assert EPOCH == 1, 'only --quick runs this notebook'
 test_data = model.read_csv('data/test.csv', 784)
-model.write_submission('DLAD-test-predict.csv', np.arange(len(test_data)))"""
-
-
-def notebook(*sources, **changes):
-    """The bytes of a notebook whose cells were executed in order; `changes`: of the first one's attributes."""
-    new = nbformat.v4
-    cells = [new.new_code_cell(source, execution_count=number) for number, source in enumerate(sources, 1)]
-    cells[0].update(changes)
-    result = new.new_notebook(cells=[new.new_markdown_cell('A title: $f:\\mathbb{R}$, and/or')] + cells)
-    for cell in result.cells:
-        cell.pop('id', None)      # as in the lab's notebook, format 4.4
-    result.nbformat_minor = 4
-    return nbformat.writes(result).encode('utf-8')
+model.write_submission('DLAD-test-predict.csv', np.arange(len(test_data)))
+print('Predicted by: a network of', EPOCH, 'epochs')"""
+PRINTED = 'Predicted by: a network of 9 epochs\n'
+ROWS = 10
 
 
 def printed(text):
     return [nbformat.v4.new_output('stream', name='stdout', text=text)]
 
 
+def notebook(*sources, minor=4, ids=False, kernel=None, **changes):
+    """The bytes of a notebook whose cells were executed in order; `changes` are of the first."""
+    cells = [nbformat.v4.new_code_cell(source, execution_count=number)
+             for number, source in enumerate(sources, 1)]
+    cells[0].update(changes)
+    title = nbformat.v4.new_markdown_cell('A title: $f:\\mathbb{R}$, and/or')
+    result = nbformat.v4.new_notebook(cells=[title] + cells)
+    result.nbformat_minor = minor
+    for number, cell in enumerate(result.cells):
+        cell.pop('id', None)
+        if ids:
+            cell['id'] = f'cell-{number}'
+    if kernel:
+        result.metadata.kernelspec = {'name': kernel, 'display_name': kernel}
+    return nbformat.v4.writes(result).encode('utf-8')
+
+
 @pytest.fixture
-def project(tmp_path, inputs):      # noqa: F811
+def project(tmp_path):
     """A folder as a student's: the notebook, the two sources, the submission, and data/."""
     folder = tmp_path / 'project'
-    shutil.copytree(str(inputs), str(folder))
+    (folder / 'data').mkdir(parents=True)
+    (tmp_path / 'out').mkdir()
     for name in ('layer.py', 'network.py'):
         shutil.copy(os.path.join(ROOT, name), str(folder))
-    (folder / 'Lab1_studentid.ipynb').write_bytes(notebook(SOURCE))
-    write_submission(str(folder / 'DLAD-test-predict.csv'), np.arange(10))
-    (tmp_path / 'out').mkdir()
+    (folder / 'Lab1_studentid.ipynb').write_bytes(notebook(SOURCE, outputs=printed(PRINTED)))
+    write_submission(str(folder / 'DLAD-test-predict.csv'), np.arange(ROWS))
+    (folder / 'data' / 'test.csv').write_text(('0,' * 783 + '0\n') * ROWS)
+    (folder / 'data' / 'train.csv').write_text(('0,' * 784 + '0\n') * ROWS)
+    (folder / 'own.pdf').write_bytes(b'%PDF of the student')
     return folder
 
 
-@pytest.fixture
-def report(monkeypatch):
-    """The report takes a moment: most tests do with a file in its place."""
-    def build(options, student, output):
-        with open(output, 'w') as file:
-            file.write('report of %s' % student)
-
-    monkeypatch.setattr(hand_in.typeset, 'build', build)
+def run(project, *options, student='311551001'):
+    paths = ['--project', str(project), '--data', str(project / 'data'),
+             '--output', str(project.parent / 'out'), '--report', str(project / 'own.pdf')]
+    return hand_in.main([student] + paths + list(options))
 
 
-def run(project, student='311551001', *options):
-    return hand_in.main([student, '--quick', '--project', str(project), '--output', str(project.parent / 'out')]
-                        + arguments(project) + list(options))
-
-
-def test_the_zip_holds_the_four_files(project, capsys):
-    assert run(project, '311551001', '--name', 'A. Student') == 0
-    path = project.parent / 'out' / 'Lab1_311551001.zip'
-    assert capsys.readouterr() == ('Wrote %s\n' % path, '')
-    assert [file.name for file in path.parent.iterdir()] == ['Lab1_311551001.zip']
-    with zipfile.ZipFile(str(path)) as archive:
+def content_of(project, student='311551001'):
+    with zipfile.ZipFile(str(project.parent / 'out' / f'Lab1_{student}.zip')) as archive:
         assert archive.testzip() is None
-        content = {name: archive.read(name) for name in archive.namelist()}
-        assert all(about.date_time == (1980, 1, 1, 0, 0, 0) for about in archive.infolist())
-    assert sorted(content) == ['Lab1_311551001.ipynb', 'Lab1_report_311551001.pdf', 'layer.py', 'network.py']
-    for name, source in (('Lab1_311551001.ipynb', 'Lab1_studentid.ipynb'), ('layer.py', 'layer.py'),
-                         ('network.py', 'network.py')):
-        assert content[name] == (project / source).read_bytes(), '%s was changed' % name
-    assert content['Lab1_report_311551001.pdf'].startswith(b'%PDF') and b'A. Student, 311551001' in content[
-        'Lab1_report_311551001.pdf']
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def refusal(capsys):
+    """The one sentence on stderr."""
+    complaint = capsys.readouterr().err
+    assert complaint.startswith('hand_in.py: ') and complaint.count('\n') == 1, complaint
+    return complaint
+
+
+# What is packed -----------------------------------------------------------------------------------
+
+def test_the_zip_holds_the_four_files_as_they_are(project, capsys):
+    assert run(project) == 0
+    output = capsys.readouterr()
+    content = content_of(project)
+    sources = {'Lab1_311551001.ipynb': 'Lab1_studentid.ipynb', 'layer.py': 'layer.py',
+               'network.py': 'network.py', 'Lab1_report_311551001.pdf': 'own.pdf'}
+    assert set(content) == set(sources)
+    for name, source in sources.items():
+        assert content[name] == (project / source).read_bytes(), f'{name} was changed'
+    assert output.err == ''
+    for expected in ('1 of 4: checking Lab1_studentid.ipynb', '2 of 4', '3 of 4', '4 of 4',
+                     'submission was predicted by a network of 9 epochs.',
+                     'The four files alone write the same DLAD-test-predict.csv.', 'Wrote '):
+        assert expected in output.out, f'no {expected!r} in\n{output.out}'
 
 
 def test_the_same_files_give_the_same_zip():
@@ -90,81 +107,182 @@ def test_the_same_files_give_the_same_zip():
     assert hand_in.pack(files) == hand_in.pack(dict(reversed(list(files.items()))))
 
 
-def wrong_notebook(*sources, **changes):
-    return lambda folder: (folder / 'Lab1_studentid.ipynb').write_bytes(notebook(*(sources or (SOURCE,)), **changes))
+def test_the_students_own_notebook_goes_before_the_repositorys(project, capsys):
+    own = notebook(SOURCE + '\n# my own', outputs=printed(PRINTED))
+    (project / 'Lab1_b08901234.ipynb').write_bytes(own)
+    assert run(project, student='b08901234') == 0, capsys.readouterr().err
+    assert content_of(project, 'b08901234')['Lab1_b08901234.ipynb'] == own
 
 
-def submission(text):
-    return lambda folder: (folder / 'DLAD-test-predict.csv').write_text(text)
+def test_another_submission_than_that_of_the_four_files_is_noted(project, capsys):
+    labels = np.arange(ROWS)
+    labels[3:5] = 40
+    write_submission(str(project / 'DLAD-test-predict.csv'), labels)
+    assert run(project) == 0
+    expected = ('Note: the four files alone predict 2 of 10 rows otherwise than '
+                'DLAD-test-predict.csv, by a network of 9 epochs: upload what they write, or')
+    assert expected in capsys.readouterr().out
 
 
-LINES = ['%d,%d' % (row, row) for row in range(10)]
+def test_quick_trains_one_epoch_and_compares_nothing(project, capsys):
+    source = SOURCE + "\nassert EPOCH == 1, 'only --quick runs this notebook'"
+    (project / 'Lab1_studentid.ipynb').write_bytes(notebook(source, outputs=printed(PRINTED)))
+    assert run(project, '--quick') == 0, capsys.readouterr().err
+    assert 'is not compared with your submission' in capsys.readouterr().out
+
+
+SOURCES = {
+    'format 4.5': notebook(SOURCE, minor=5, ids=True),
+    'format 4.9': notebook(SOURCE, minor=9, ids=True),
+    'format 4.4 with ids': notebook(SOURCE, minor=4, ids=True),
+    'format 4.5 without ids': notebook(SOURCE, minor=5),
+    'the kernel of another program': notebook(SOURCE, kernel='.venv (Python 3.8)'),
+    'a byte order mark': b'\xef\xbb\xbf' + notebook(SOURCE),
+    'an empty last cell': notebook(SOURCE, '').replace(
+        b'"execution_count": 2', b'"execution_count": null'),
+    'an empty first cell': notebook('', SOURCE).replace(
+        b'"execution_count": 1', b'"execution_count": null').replace(
+        b'"execution_count": 2', b'"execution_count": 1')}
+
+
+@pytest.mark.parametrize('name', sorted(SOURCES))
+def test_notebooks_of_other_programs_are_read(name):
+    hand_in.check_notebook(hand_in.read_notebook(SOURCES[name], name), name)
+
+
+def test_a_notebook_with_ids_and_an_unknown_kernel_runs_with_this_python(project):
+    source = notebook(f"import sys; assert sys.executable == {sys.executable!r}", SOURCE,
+                      ids=True, kernel='.venv (Python 3.8)')
+    files = {'n.ipynb': source}
+    for name in ('layer.py', 'network.py'):
+        files[name] = (project / name).read_bytes()
+    written, executed = hand_in.rehearse(hand_in.pack(files), 'n.ipynb', str(project / 'data'),
+                                         quick=False)
+    assert hand_in.check_submission(written, ROWS) == [str(row) for row in range(ROWS)]
+    assert hand_in.predicted_by(executed) == 'a network of 9 epochs'
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+def write_notebook(*sources, **changes):
+    return lambda folder: (folder / 'Lab1_studentid.ipynb').write_bytes(
+        notebook(*(sources or (SOURCE,)), **changes))
+
+
+def write_lines(*lines):
+    return lambda folder: (folder / 'DLAD-test-predict.csv').write_text('\n'.join(lines))
+
+
+def write_stand_in(folder):
+    size = os.path.getsize(str(folder / 'data' / 'train.csv'))
+    (folder / 'data' / 'stand-in.txt').write_text(f'train.csv {size} bytes\n')
+
+
+LINES = [f'{row},{row}' for row in range(ROWS)]
+HEADER = 'Id,Category'
+AGAIN = 'run the notebook again'
 ERROR = nbformat.v4.new_output('error', ename='ValueError', evalue='no', traceback=[])
-HTML = nbformat.v4.new_output('display_data', data={'text/html': '<a href="file:///home/me/x">x</a>', 'image/png': ''})
-BROKEN = [     # what is done to the project, what the sentence must say
-    (lambda folder: (folder / 'network.py').unlink(), 'network.py is missing'),
+HTML = nbformat.v4.new_output('display_data', data={
+    'text/html': '<a href="file:///home/me/x">x</a>', 'image/png': ''})
+BROKEN = [     # what is done to the project, what the sentence says is wrong and what to do
+    (lambda folder: (folder / 'network.py').unlink(), 'network.py is missing: fetch it again'),
     (lambda folder: (folder / 'Lab1_studentid.ipynb').unlink(), 'Lab1_studentid.ipynb is missing'),
-    (lambda folder: (folder / 'Lab1_studentid.ipynb').write_text('{"cells": '), 'is not a notebook'),
-    (lambda folder: (folder / 'Lab1_studentid.ipynb').write_text('[]'), 'is not a notebook'),
-    (lambda folder: (folder / 'Lab1_studentid.ipynb').write_bytes(b'\xff'), 'is not a notebook'),
-    (wrong_notebook(execution_count=None), 'code cell 1 has the number None'),
-    (wrong_notebook(SOURCE, '1', execution_count=2), 'code cell 1 has the number 2'),
-    (wrong_notebook(outputs=[ERROR]), 'code cell 1 ended with ValueError'),
-    (wrong_notebook("open('/home/me/data.csv')"), 'cell 2 has the absolute path /home/me'),
-    (wrong_notebook(outputs=printed('in /root/.venv/lib')), 'the absolute path /root/.venv'),
-    (wrong_notebook(outputs=printed('"/Users/me"')), 'the absolute path /Users/me'),
-    (wrong_notebook(outputs=printed('C:\\Users\\me')), 'the absolute path C:\\Users'),
-    (wrong_notebook("p = 'C:\\\\data'"), 'the absolute path C:\\\\data'),
-    (wrong_notebook(outputs=[HTML]), 'the absolute path /home/me'),
-    (lambda folder: (folder / 'DLAD-test-predict.csv').unlink(), 'DLAD-test-predict.csv is missing'),
-    (submission('\n'.join(['Id,Label'] + LINES)), 'the first line is not Id,Category'),
-    (submission(''), 'the first line is not Id,Category'),
-    (submission('\n'.join(['Id,Category'] + LINES[:9])), 'has 9 predictions, expected 10'),
-    (submission('\n'.join(['Id,Category'] + LINES + ['10,0'])), 'has 11 predictions, expected 10'),
-    (submission('\n'.join(['Id,Category', '1,0'] + LINES[1:])), 'line 2 is 1,0, expected 0'),
-    (submission('\n'.join(['Id,Category', '0,3.0'] + LINES[1:])), 'line 2 is 0,3.0'),
-    (submission('\n'.join(['Id,Category'] + LINES[:9] + ['9,47'])), 'line 11 is 9,47'),
-    (submission('\n'.join(['Id,Category'] + LINES[:9] + ['9,-1'])), 'line 11 is 9,-1'),
-    (submission('\n'.join(['Id,Category'] + LINES[:9] + ['9'])), 'line 11 is 9, expected'),
-    (lambda folder: (folder / 'DLAD-test-predict.csv').write_bytes(b'Id,Category\n\xe9'), 'is not a CSV file'),
-    (lambda folder: (folder / 'data' / 'test.csv').unlink(), 'test.csv'),
-    (lambda folder: (folder / 'data' / 'train.csv').unlink(), 'train.csv is missing'),
-    (wrong_notebook(SOURCE.replace('network', 'helper')), 'by themselves do not run: ModuleNotFoundError'),
-    (wrong_notebook(SOURCE.replace('np.arange(', 'np.ones(3 + ')), 'has 13 predictions, expected 10'),
-    (wrong_notebook('1'), 'the notebook by itself wrote no DLAD-test-predict.csv'),
-    (lambda folder: (folder / 'Lab1_studentid.ipynb').write_bytes(notebook(SOURCE).replace(
-        b'"metadata": {},\n "nbformat"',
-        b'"metadata": {"kernelspec": {"name": "conda-x", "display_name": "x"}},\n "nbformat"')),
-     'do not run: No such kernel named conda-x')]
+    (lambda folder: (folder / 'Lab1_studentid.ipynb').write_text('{"cells": '), 'not a notebook'),
+    (lambda folder: (folder / 'Lab1_studentid.ipynb').write_text('[]'), 'in Jupyter and save it'),
+    (lambda folder: (folder / 'Lab1_studentid.ipynb').write_bytes(b'\xff'), 'not a notebook'),
+    (write_notebook(execution_count=None), 'code cell 1 has the number None: ' + AGAIN),
+    (write_notebook(SOURCE, '1', execution_count=2), 'code cell 1 has the number 2'),
+    (write_notebook(outputs=[ERROR]), 'code cell 1 ended with ValueError: correct it, and'),
+    (write_notebook("open('/home/me/data.csv')"), 'cell 2 has the absolute path /home/me, which'),
+    (write_notebook(outputs=printed('in /root/.venv/lib')), 'the absolute path /root/.venv'),
+    (write_notebook(outputs=printed('"/Users/me"')), 'the absolute path /Users/me'),
+    (write_notebook(outputs=printed('C:\\Users\\me')), 'the absolute path C:\\Users'),
+    (write_notebook("p = 'C:\\\\data'"), 'the absolute path C:\\\\data'),
+    (write_notebook("p = 'D:/lab/x.csv'"), 'the absolute path D:/lab'),
+    (write_notebook("p = r'c:\\lab\\x.csv'"), 'the absolute path c:\\lab'),
+    (write_notebook("p = '/kaggle/input'"), 'the absolute path /kaggle/input'),
+    (write_notebook("p = '/opt/conda'"), 'the absolute path /opt/conda'),
+    (write_notebook("p = '/workspace/lab'"), 'the absolute path /workspace/lab'),
+    (write_notebook("p = '/Volumes/usb'"), 'the absolute path /Volumes/usb'),
+    (write_notebook(outputs=[HTML]), 'the absolute path /home/me'),
+    (lambda folder: (folder / 'DLAD-test-predict.csv').unlink(), 'DLAD-test-predict.csv is missin'),
+    (write_lines('Id,Label', *LINES), 'the first line is not Id,Category: ' + AGAIN),
+    (write_lines(''), 'the first line is not Id,Category'),
+    (write_lines(HEADER, *LINES[:9]), 'has 9 predictions, expected 10, the rows of test.csv'),
+    (write_lines(HEADER, *LINES, '10,0'), 'has 11 predictions, expected 10'),
+    (write_lines(HEADER, '1,0', *LINES[1:]), 'line 2 is 1,0, expected 0'),
+    (write_lines(HEADER, '0,3.0', *LINES[1:]), 'line 2 is 0,3.0'),
+    (write_lines(HEADER, *LINES[:9], '9,47'), 'line 11 is 9,47, expected 9 and an integer 0..46'),
+    (write_lines(HEADER, *LINES[:9], '9,-1'), 'line 11 is 9,-1'),
+    (write_lines(HEADER, *LINES[:9], '9'), 'line 11 is 9, expected'),
+    (lambda folder: (folder / 'DLAD-test-predict.csv').write_bytes(
+        b'\xef\xbb\xbf' + '\n'.join([HEADER] + LINES).encode()), 'starts with a byte order mark'),
+    (lambda folder: (folder / 'DLAD-test-predict.csv').write_bytes(b'Id,Category\n\xe9'),
+     'is not a CSV file'),
+    (lambda folder: (folder / 'data' / 'test.csv').unlink(), 'test.csv is missing: copy the compe'),
+    (lambda folder: (folder / 'data' / 'train.csv').unlink(), 'train.csv is missing: copy the'),
+    (write_stand_in, "train.csv is a stand-in: put the competition's train.csv and test.csv"),
+    (lambda folder: (folder / 'own.pdf').unlink(), 'own.pdf is missing'),
+    (lambda folder: (folder / 'own.pdf').write_bytes(b'PK word'), 'own.pdf is no PDF file: export'),
+    (write_notebook(SOURCE.replace('network', 'helper')), 'do not run (ModuleNotFoundError: No mod'),
+    (write_notebook(SOURCE.replace('np.arange(', 'np.ones(3 + ')), 'of the four files alone has 13'),
+    (write_notebook('1'), 'the four files by themselves wrote no DLAD-test-predict.csv')]
 
 
 @pytest.mark.parametrize('damage, expected', BROKEN, ids=[row[1] for row in BROKEN])
-def test_each_check_fails_in_one_sentence(project, report, capsys, damage, expected):
+def test_each_check_refuses_in_one_sentence_and_nothing_is_written(project, capsys, damage,
+                                                                   expected):
     damage(project)
     assert run(project) == 2
-    out, complaint = capsys.readouterr()
-    assert expected in complaint and len(complaint.strip().split('\n')) == 1 and not out, complaint
+    complaint = refusal(capsys)
+    assert expected in complaint, f'got {complaint}expected {expected!r}'
     assert not list((project.parent / 'out').iterdir())
 
 
-@pytest.mark.parametrize('student', ['', 'studentid', '31155100x', '311 551', '../1', '\N{ARABIC-INDIC DIGIT ONE}',
-                                     '1\n'])
-def test_ids_are_digits(project, report, capsys, student):
-    assert run(project, student) == 2
-    assert 'expected digits only' in capsys.readouterr().err
+@pytest.mark.parametrize('student', ['', 'studentid', '311 551', '../1', '\u0661', '1\n'])
+def test_other_ids_are_refused(project, capsys, student):
+    assert run(project, student=student) == 2
+    assert 'expected your own: letters, digits, - and _ only' in refusal(capsys)
 
 
-def test_a_report_that_cannot_be_built_stops_it(project, capsys):
-    (project / 'experiments.csv').unlink()
-    assert run(project) == 2
-    assert 'experiments.csv is missing' in capsys.readouterr().err and not list((project.parent / 'out').iterdir())
-
-
-def test_the_folder_must_be_there(project, report, capsys):
+def test_the_folder_of_the_zip_must_be_there(project, capsys):
     (project.parent / 'out').rmdir()
-    assert run(project) == 2 and 'is not a folder' in capsys.readouterr().err
+    assert run(project) == 2 and 'out is not a folder: make it first' in refusal(capsys)
 
 
-def test_paths_that_are_none_pass():
-    hand_in.check_notebook(notebook("'data/train.csv', 'a/home/b', '~/home/x', '../tmp/x', 1 /tmp",
-                                    outputs=printed('https://x.org/home/page A: \\n')))
+def test_without_typst_a_sentence_names_the_package_and_the_other_way(project, capsys,
+                                                                      monkeypatch):
+    monkeypatch.setattr(hand_in.build, 'typst', None)
+    paths = ['--project', str(project), '--data', str(project / 'data'),
+             '--output', str(project.parent / 'out')]
+    assert hand_in.main(['311551001'] + paths) == 2
+    complaint = refusal(capsys)
+    assert hand_in.build.MISSING in complaint and 'with --report' in complaint
+
+
+# What passes --------------------------------------------------------------------------------------
+
+def test_texts_that_only_look_like_paths_pass():
+    source = notebook("'data/train.csv', 'a/home/b', '~/home/x', '../tmp/x', 1 /tmp, '%d:\\n'",
+                      outputs=printed('https://x.org/home/page A: \\n'))
+    hand_in.check_notebook(hand_in.read_notebook(source, 'n'), 'n')
+
+
+def test_blank_lines_at_the_end_of_a_submission_pass():
+    text = '\n'.join([HEADER] + LINES + ['', '', ''])
+    assert len(hand_in.check_submission(text.encode('ascii'), ROWS)) == ROWS
+
+
+def test_what_the_terminal_cannot_show_does_not_stop_the_command(monkeypatch, capsys):
+    class Terminal(object):
+        encoding = 'ascii'
+
+        def write(self, text):
+            self.text = getattr(self, 'text', '') + text.encode('ascii').decode('ascii')
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, 'stdout', Terminal())
+    hand_in.say('predicted by \u738b')
+    assert sys.stdout.text == 'predicted by ?\n'

@@ -1,7 +1,7 @@
-"""The report: its sentences against the numbers, its pages against the paper, what it refuses. All on tiny inputs."""
+"""The report: its numbers by known answers, its figures, its pages, and what it refuses."""
 import datetime
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,278 +11,364 @@ import pandas as pd
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, 'report'))
+REPORT = os.path.join(ROOT, 'report')
+sys.path.insert(0, REPORT)
 
-import experiments as experiments_module      # noqa: E402
-import facts as facts_module      # noqa: E402
-import layout      # noqa: E402
-import typeset      # noqa: E402
-from experiments import FACTORS      # noqa: E402
-from matplotlib import rc_context      # noqa: E402
-from matplotlib.backends.backend_agg import FigureCanvasAgg      # noqa: E402
-from network import character_network, replacing, split_rows      # noqa: E402
+import build                                                                  # noqa: E402
+import experiments                                                            # noqa: E402
+import facts                                                                  # noqa: E402
+import figures                                                                # noqa: E402
+from network import character_network                                         # noqa: E402
 
-EXPERIMENTS = [     # factor, setting, balanced accuracy of the seeds
-    ('baseline', '784-512-256-47, ReLU', (84.0, 84.2, 84.4)),
-    ('loss', 'cross-entropy, smoothing 0.1', (84.1, 84.3, 84.2)),
-    ('loss', 'squared error', (81.0, 81.5, 82.15)),
-    ('network', '784-60-47', (85.5, 85.6, 85.7)),
-    ('batch size', '32', (84.5, 84.9, 85.0)),
-    ('a factor of its own', 'of which nothing is known', (90.01, 90.02, 90.03))]
+needs_typst = pytest.mark.skipif(not build.typst, reason=build.MISSING)
+DATE = datetime.date(2022, 10, 6)
 
 
-def write_csv(path, table):
-    table.to_csv(str(path), index=False)
+def run_row(key, seed, balanced, lr=0.1, search=False, **values):
+    row = dict(dict.fromkeys(experiments.COLUMNS, 0.0), factor=key[0], setting=key[1], seed=seed,
+               epochs=6, lr=lr, search=search, validation=balanced + 2, balanced=balanced,
+               corrected=balanced + 1, augmented=np.nan, cpu_seconds=15.2)
+    return dict(row, **values)
 
 
-def experiments():
-    return pd.DataFrame([
-        {'factor': factor, 'setting': setting, 'seed': seed, 'parameters': 545327, 'epochs': 6, 'seconds': 12.0,
-         'train': 90.0, 'validation': 86.04, 'balanced': balanced}
-        for factor, setting, values in EXPERIMENTS for seed, balanced in enumerate(values, 1)])
+def table_of(settings):
+    """{(factor, setting): balanced accuracies of the seeds 0, 1, ...} -> the runs."""
+    rows = [run_row(key, seed, balanced) for key, values in settings.items()
+            for seed, balanced in enumerate(values)]
+    return pd.DataFrame(rows, columns=experiments.COLUMNS)
+
+
+SETTINGS = {
+    experiments.FIRST: (84.0, 84.4, 84.8),
+    ('loss', 'a clear gain'): (85.01, 85.41, 85.79),
+    ('loss', 'a clear loss'): (83.0, 83.41, 83.79),
+    ('input', 'seeds that do not agree'): (84.1, 84.3, 84.9),
+    ('input', 'a spread too large'): (84.1, 85.4, 87.0),
+    experiments.SMALL: (88.0, 88.4, 88.8)}
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    monkeypatch.setattr(facts, 'PREDICTIONS', facts.PREDICTIONS[:1])
+    return table_of(SETTINGS)
+
+
+# The numbers --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('setting, expected', [
+    ('a clear gain', (84.4, 85.4, 1.0, 0.03, 1)), ('a clear loss', (84.4, 83.4, -1.0, 0.02, -1)),
+    ('seeds that do not agree', (84.4, 84.43, 0.03, 0.29, 0)),
+    ('a spread too large', (84.4, 85.5, 1.1, 2.62, 0)),
+    ('784-512-256-47, ReLU', (84.4, 84.4, 0.0, 0.0, 0))])
+def test_differences_are_paired_by_seed(runs, setting, expected):
+    row = next(row for row in facts.effects(runs) if row['setting'] == setting)
+    got = tuple(row[name] for name in ('before', 'after', 'difference', 'margin', 'shown'))
+    assert got == pytest.approx(expected, abs=0.006), f'{setting}: got {got}, expected {expected}'
+
+
+def test_runs_of_the_search_do_not_count(runs):
+    searched = run_row(('loss', 'a clear gain'), 0, 99.0, lr=0.3, search=True)
+    runs = pd.concat([pd.DataFrame([searched]), runs])
+    row = next(row for row in facts.effects(runs) if row['setting'] == 'a clear gain')
+    assert (row['after'], row['lr']) == (85.4, 0.1), f'got {row}'
+
+
+def test_a_single_seed_shows_nothing(runs):
+    row = facts.compare(pd.Series([90.0], [0]), pd.Series([80.0, 81.0], [0, 1]))
+    assert row == {'before': 80.0, 'after': 90.0, 'difference': 10.0, 'margin': None, 'shown': 0}
+
+
+def test_printed_numbers_add_up(runs):
+    for row in facts.effects(runs):
+        sum_ = round(row['before'] + row['difference'], 2)
+        assert sum_ == row['after'], f'{row["setting"]}: {row["before"]} + {row["difference"]}'
+
+
+def test_the_ranking_holds_the_best_gain_of_each_factor_that_the_runs_show(runs):
+    labels = [row['label'] for row in facts.ranking(facts.effects(runs))]
+    expected = ['loss: a clear gain', 'class-prior correction: baseline']
+    assert labels == expected, f'got {labels}, expected {expected}'
+
+
+def test_confusions_by_known_answer():
+    counts = np.zeros((47, 47), int)
+    counts[0, [0, 24]] = 6, 4          # 0 read as 0 and as O
+    counts[24, [0, 24]] = 5, 5
+    counts[10, [10, 11]] = 9, 1        # A read as A and as B
+    assert facts.confused_pairs(counts) == [(0, 24), (10, 11)]
+    found = facts.confusion(counts, size=3)
+    assert found == {'classes': ['0', 'O', 'A'], 'counts': [[6, 4, 0], [5, 5, 0], [0, 0, 9]],
+                     'others': [0, 0, 1], 'rows': [10, 10, 10]}, f'got {found}'
+
+
+def test_mistakes_by_known_answer():
+    label, predicted = np.array([0, 24, 1, 18, 10]), np.array([24, 24, 21, 10, 10])
+    found = facts.mistakes(label, predicted)      # 0 as O, O, 1 as L, I as A, A
+    assert (found['wrong'], found['alike'], found['merged_accuracy']) == (3, 2, 80.0), f'{found}'
+    assert found['alike_percent'] == 67 and found['groups'][1] == '1, I, L'
+
+
+@pytest.mark.parametrize('value, expected', [(1e-5, [1, -5]), (8.2e-11, [9, -11]), (3e-9, [3, -9])])
+def test_power_of_ten_is_a_bound(value, expected):
+    assert facts.power_of_ten(value) == expected
+
+
+def test_the_gradient_check_of_the_report_finds_rounding_only():
+    error = facts.gradient_error()
+    assert 0 < error < 1e-8, f'got {error}'
+
+
+def test_committed_facts_are_those_of_the_committed_experiments():
+    with open(os.path.join(REPORT, 'facts.json')) as file:
+        committed = json.load(file)
+    runs = facts.read_table(os.path.join(REPORT, 'experiments.csv'), experiments.COLUMNS, '')
+    for name, expected in (('effects', facts.effects(runs)),
+                           ('baseline', facts.network_facts(runs, experiments.FIRST)),
+                           ('small', facts.network_facts(runs, experiments.SMALL))):
+        assert committed[name] == expected, f'{name} of facts.json is old: run report/facts.py'
+
+
+# facts.py as a command ----------------------------------------------------------------------------
+
+def committed_runs():
+    """A run for each setting that facts.py needs, with plausible numbers."""
+    keys = [(factor, setting) for factor in experiments.FACTORS
+            for setting in experiments.FACTORS[factor]]
+    table = table_of({key: (84.0, 84.3, 84.9) for key in keys})
+    table['augmented'] = table.corrected + 0.1
+    return table
 
 
 @pytest.fixture(scope='session')
 def inputs(tmp_path_factory):
-    """A folder of data/*.csv with three rows a class, experiments.csv, and the weights of a network not yet trained."""
+    """A folder with data/*.csv of three rows a class, runs, and weights that were not trained."""
     folder, rng = tmp_path_factory.mktemp('inputs'), np.random.default_rng(0)
     (folder / 'data').mkdir()
     label = np.arange(3 * 47) % 47
     pixels = rng.integers(0, 256, (len(label), 784)) * (rng.random((len(label), 784)) < 0.2)
-    np.savetxt(str(folder / 'data' / 'train.csv'), np.column_stack([label, pixels]), '%d', ',')
+    rows = np.column_stack([label, pixels])
+    np.savetxt(str(folder / 'data' / 'train.csv'), rows, '%d', ',')
     np.savetxt(str(folder / 'data' / 'test.csv'), pixels[:10], '%d', ',')
-    write_csv(folder / 'experiments.csv', experiments())
-    net = character_network()
-    net.save(str(folder / 'net.npz'), np.float16)
-    kept = split_rows(len(label), 47, 0)[1]
-    result = net.evaluate(pixels[kept].astype(np.uint8), label[kept])
-    write_csv(folder / 'net.csv', pd.DataFrame([
-        {'epoch': epoch, 'seconds': 60.0, 'train_loss': 4.0, 'train_accuracy': 2.5, 'validation_loss': 3.9,
-         'validation_accuracy': result.accuracy - 1, 'validation_balanced': result.balanced_accuracy - 0.01 * epoch}
-        for epoch in (1, 2, 3)]))
+    committed_runs().to_csv(str(folder / 'experiments.csv'), index=False)
+    character_network().save(str(folder / 'net.npz'), np.float16)
+    curve = {'epoch': [1, 2], 'seconds': [60.0, 62.0]}
+    for part in ('train', 'validation'):
+        curve.update({f'{part}_loss': [3.0, 2.5], f'{part}_accuracy': [10.0, 20.0]})
+    pd.DataFrame(curve).to_csv(str(folder / 'net.csv'), index=False)
     return folder
 
 
-def arguments(folder):
-    return ['--experiments', str(folder / 'experiments.csv'), '--weights', str(folder / 'net.npz'),
-            '--data', str(folder / 'data'), '--validation', '47', '--date', '2022-10-06']
+def run_facts(folder, output):
+    return facts.main(['--experiments', str(folder / 'experiments.csv'), '--output', str(output),
+                       '--weights', str(folder / 'net.npz'), '--data', str(folder / 'data')])
 
 
 @pytest.fixture(scope='module')
-def facts(inputs):
-    return facts_module.gather(str(inputs / 'experiments.csv'), str(inputs / 'net.npz'), str(inputs / 'data'), 47)
+def document(inputs, tmp_path_factory):
+    """A folder with a whole document, made from the inputs."""
+    folder = tmp_path_factory.mktemp('document')
+    shutil.copy(os.path.join(REPORT, 'helpers.typ'), str(folder))
+    with open(os.path.join(REPORT, 'report.typ'), encoding='utf-8') as file:
+        lines = [line for line in file if not line.startswith('#claim(')]      # of other runs
+    (folder / 'report.typ').write_bytes(''.join(lines).encode('utf-8'))
+    assert run_facts(inputs, folder) == 0
+    return folder
 
 
-@pytest.fixture(scope='module')
-def pdf(facts, tmp_path_factory):
-    """The bytes of the report."""
-    path = tmp_path_factory.mktemp('pdf') / 'report.pdf'
-    typeset.typeset(facts, str(path), "O'Student", '311551001', datetime.date(2022, 10, 6))
-    assert [name.name for name in path.parent.iterdir()] == ['report.pdf']
-    return path.read_bytes()
+def test_facts_of_the_submitted_network(document):
+    with open(str(document / 'facts.json')) as file:
+        found = json.load(file)
+    rows = {'all': 141, 'training': 94, 'validation': 47, 'least_share': 0.0, 'greatest_share': 3.2}
+    final = {name: found['final'][name] for name in ('minutes', 'epochs', 'channels', 'hidden')}
+    assert found['rows'] == rows, f'got {found["rows"]}'
+    assert final == {'minutes': 2, 'epochs': 2, 'channels': [48, 96, 96, 192, 192], 'hidden': 256}
+    wrong = 47 - round(47 * found['final']['augmented']['accuracy'] / 100)
+    assert found['mistakes']['wrong'] == wrong, f'got {found["mistakes"]}, expected {wrong}'
 
 
-def text_of(blocks):
-    """All that a reader reads, cells of tables with spaces between."""
-    lines = []
-    for block in blocks:
-        lines.append(block.caption if hasattr(block, 'caption') else block.text)
-        lines += [' '.join(row) for row in getattr(block, 'rows', []) if row]
-    return '\n'.join(lines)
+def drop(column, name):
+    def change(folder):
+        table = pd.read_csv(str(folder / name))
+        table.drop(columns=column).to_csv(str(folder / name), index=False)
+    return change
 
 
-# What it says ---------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize('expected', [
-    'baseline classifies 86.0% of the validation rows correctly after 6 epochs (balanced over the classes: 84.2%)',
-    'baseline: 784-512-256-47, ReLU 545,327 0.2 86.04 84.20',
-    'loss cross-entropy, smoothing 0.1 84.20 +0.00', 'squared error 81.55 \N{MINUS SIGN}2.65',
-    '*cross-entropy, smoothing 0.1*: +0.00, overlaps',
-    '*squared error*: \N{MINUS SIGN}2.65 (it also pushes back',
-    '*784-60-47*: +1.40.', '*32*: +0.60 (the same epochs have four times as many steps).',
-    '**A factor of its own.** *of which nothing is known*: +5.82.',
-    '**Clearly worse** than the baseline (Table 2): loss (*squared error*).',
-    '**Not shown to help,** as their runs overlap those of the baseline: loss (*cross-entropy, smoothing 0.1*).',
-    'Of 47 validation rows', 'of the final network (3 epochs)', 'epoch 1 of 3', 'about 0 of 5 would still'])
-def test_numbers_of_the_csv_files_are_in_the_text(facts, expected):
-    text = text_of(typeset.content(facts))
-    assert expected in text, 'expected %r in\n%s' % (expected, text)
+def replace(name, **values):
+    def change(folder):
+        table = pd.read_csv(str(folder / name))
+        table.assign(**values).to_csv(str(folder / name), index=False)
+    return change
 
 
-def test_scores_of_the_final_network_are_in_the_table(facts):
-    rows = typeset.networks_table(facts).rows
-    for (name, result), row in zip(facts.scores.items(), rows[-3:]):
-        assert row[0].endswith(name) and row[-2:] == ['%.2f' % result.accuracy, '%.2f' % result.balanced_accuracy]
-    assert rows[-3][1:3] == ['{:,}'.format(facts.parameters), '3.0']
-
-
-def test_what_the_report_names_is_what_the_experiments_do():
-    known = {(factor, setting) for factor, settings in FACTORS.items() for setting in settings}
-    unknown = {key[:2] for key in typeset.REASONS} | set(typeset.NETWORKS)
-    assert unknown <= known, 'the experiments have no %s' % sorted(unknown - known)
-    runs = pd.read_csv(os.path.join(ROOT, 'report', 'experiments.csv'), dtype=str)
-    assert set(zip(runs.factor, runs.setting)) == known, 'report/experiments.csv is not what experiments.py writes'
-
-
-def test_a_series_goes_on_where_it_was(tmp_path, monkeypatch):
-    runs = []
-
-    def run(seed, training, validation, **settings):
-        runs.append((seed, settings['batch_size']))
-        return {'seed': seed, 'parameters': 1, 'epochs': 6, 'seconds': 1.0, 'train': 9.0, 'validation': 8.0,
-                'balanced': 7.0}
-
-    monkeypatch.setattr(experiments_module, 'run', run)
-    monkeypatch.setattr(experiments_module, 'read_train', lambda path: (np.zeros(9000), np.zeros(9000)))
-    for seeds, expected in ([1, 2], [(1, 32), (1, 512), (2, 32), (2, 512)]), ([1, 2], []), ([3], [(3, 32), (3, 512)]):
-        monkeypatch.setattr(sys, 'argv', ['experiments.py', '--results', str(tmp_path / 'r.csv'), '--only',
-                                          'batch size', '--seeds'] + list(map(str, seeds)))
-        del runs[:]
-        experiments_module.main()
-        assert runs == expected
-
-
-def test_factors_that_were_not_tried_are_left_out(facts):
-    text = text_of(typeset.content(facts))
-    assert '**Dropout.**' not in text and '**Batch norm.**' not in text and 'nan' not in text
-
-
-@pytest.mark.parametrize('values, expected', [
-    ((84.3, 84.9), 0), ((84.41, 84.9), 1), ((84.4, 84.9), 0), ((80.0, 83.99), -1), ((80.0, 84.0), 0), ((95.0,), None)])
-def test_a_difference_is_clear_only_beyond_every_run(tmp_path, values, expected):
-    table = experiments()
-    row = table.iloc[0]
-    for seed, balanced in enumerate(values, 1):
-        table = pd.concat([table, pd.DataFrame([dict(row, factor='f', setting='s', seed=seed, balanced=balanced)])])
-    write_csv(tmp_path / 'experiments.csv', table)
-    effects, seeds = facts_module.read_effects(str(tmp_path / 'experiments.csv'))
-    assert seeds == 3 and effects[0].factor == 'baseline' and effects[-1].setting == 's'
-    assert effects[-1].clear == expected, 'clear: got %s, expected %s' % (effects[-1].clear, expected)
-
-
-def test_tables_figures_equations_and_sources_are_referred_to(facts):
-    blocks = typeset.content(facts)
-    text = text_of([block for block in blocks if not hasattr(block, 'caption')])
-    captions = [block.caption for block in blocks if hasattr(block, 'caption')]
-    for kind in ('Table', 'Figure'):
-        numbers = re.findall(r'\*\*%s (\d)' % kind, ' '.join(captions))
-        assert numbers == [str(number + 1) for number in range(len(numbers))], captions
-    assert re.findall(r'Figures? (\d)', text) and all('[%d]' % (number + 1) in text.split('Sources')[0]
-                                                      for number in range(len(typeset.SOURCES)))
-
-
-def test_confusions():
-    label = np.array([0, 0, 0, 24, 24, 10])
-    fake = typeset.argparse.Namespace(validation=(None, label), predicted=np.array([0, 24, 24, 0, 24, 10]))
-    shares = facts_module.confusion(fake)
-    assert shares[0, 24] == pytest.approx(200 / 3.0) and shares[24, 0] == 50 and shares[10, 10] == 100
-    assert facts_module.confused_pairs(fake, 1) == [(0, 24)]
-    assert list(facts_module.merged(np.array([24, 18, 21, 10]))) == [0, 1, 1, 10]
-
-
-def test_the_gradient_check_finds_rounding_only():
-    assert facts_module.gradient_error() < 1e-8
-
-
-# How it looks ---------------------------------------------------------------------------------------------------------
-
-def test_pages_paper_and_fonts(pdf):
-    pages = re.findall(br'/Type /Page\b', pdf)
-    assert 4 <= len(pages) <= 6, '%d pages' % len(pages)
-    boxes = re.findall(br'/MediaBox \[([^\]]*)\]', pdf)
-    assert boxes and all(np.allclose(list(map(float, box.split())), [0, 0, 595.28, 841.89], atol=0.01) for box in boxes)
-    assert b'/FontFile2' in pdf and not re.search(br'/Subtype\s*/Type3', pdf), 'a font is not embedded as TrueType'
-    assert pdf.startswith(b'%PDF') and pdf.rstrip().endswith(b'%%EOF') and b'D:20221006' in pdf
-
-
-def test_the_same_inputs_give_the_same_bytes(pdf, inputs, tmp_path):
-    command = [sys.executable, os.path.join(ROOT, 'report', 'typeset.py'), '--name', "O'Student", '--id', '311551001',
-               '--output', str(tmp_path / 'again.pdf')] + arguments(inputs)
-    environment = dict(os.environ, PYTHONHASHSEED='7', TZ='Asia/Taipei')
-    process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.returncode == 0 and process.stderr == b'', process.stderr.decode()
-    assert (tmp_path / 'again.pdf').read_bytes() == pdf
-
-
-def test_nothing_reaches_beyond_the_margins(facts):
-    with rc_context(layout.STYLE):
-        document = layout.Document('foot')
-        document.title('title', 'subtitle', 'A name that is too long for its line ' * 5)
-        for block in typeset.content(facts):
-            document.add(block)
-        assert not document.waiting
-        for number, page in enumerate(document.pages, 1):
-            page.set_dpi(720)      # ten dots a point, so that rounding to dots says nothing
-            renderer = FigureCanvasAgg(page).get_renderer()
-            for text in page.texts:
-                left, bottom, right, top = np.array(text.get_window_extent(renderer).extents) / 10
-                assert (layout.LEFT - 2 <= left and right <= layout.LEFT + layout.WIDTH + 2
-                        and layout.BOTTOM - 4 <= bottom and top <= layout.PAGE[1] - layout.TOP + 4), (
-                            'page %d: %r reaches from %d, %d to %d, %d' % (
-                                number, text.get_text(), left, bottom, right, top))
-
-
-@pytest.mark.parametrize('text', ['word ' * 100, 'a **bold** and (*italic*), $a_j$; ' * 20, 'x' * 200 + ' y', ''])
-def test_wrap_keeps_all_words_within_the_width(text):
-    lines = layout.wrap(text, 300, 10)
-    words = [''.join(run[0] for run in word) for line in lines for word in line]
-    assert words == re.sub(r'\*', '', text).split()
-    for line in lines:
-        width = sum(run[2] for word in line for run in word) + 2.5 * (len(line) - 1)
-        assert width <= 300 or len(line) == 1
-
-
-# What it refuses ------------------------------------------------------------------------------------------------------
-
-def drop(column, name='experiments.csv'):
-    return lambda folder: write_csv(folder / name, pd.read_csv(str(folder / name)).drop(columns=column))
-
-
-def change(name, **values):
-    return lambda folder: write_csv(folder / name, pd.read_csv(str(folder / name)).assign(**values))
-
-
-def cut(name):
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:5000])
-
-
-def other_weights(folder):
-    with replacing(str(folder / 'net.npz')) as file:
-        np.savez(file, weight=np.zeros(3))
-
-
-REFUSED = [     # what is done to the folder, what the sentence must name
-    (lambda folder: (folder / 'experiments.csv').unlink(), 'experiments.csv is missing: make it with'),
-    (drop('balanced'), 'lacks the columns balanced'), (change('experiments.csv', balanced='?'), 'the column balanced'),
-    (change('experiments.csv', factor='loss'), 'no run of the factor baseline'),
-    (lambda folder: (folder / 'experiments.csv').write_bytes(b''), 'experiments.csv is not a CSV file'),
-    (lambda folder: (folder / 'experiments.csv').write_bytes(b'\xff\xfe\x00a,b\n'), 'experiments.csv'),
-    (lambda folder: (folder / 'net.npz').unlink(), 'net.npz is missing: make it with'),
-    (cut('net.npz'), 'net.npz'), (other_weights, 'of another network'),
-    (lambda folder: (folder / 'net.csv').unlink(), 'net.csv is missing'),
-    (drop('validation_balanced', 'net.csv'), 'lacks the columns validation_balanced'),
-    (change('net.csv', validation_balanced=90.0), 'not of one training'),
-    (lambda folder: (folder / 'data' / 'train.csv').unlink(), 'train.csv'), (cut('data/train.csv'), 'train.csv'),
-    (lambda folder: (folder / 'data' / 'train.csv').write_text('99' + ',0' * 784 + '\n'), 'label 99')]
+REFUSED = [     # what is done to the folder, what the sentence says
+    (lambda folder: (folder / 'experiments.csv').unlink(), 'experiments.csv is missing: make it w'),
+    (drop('balanced', 'experiments.csv'), 'has no column balanced'),
+    (replace('experiments.csv', balanced='?'), "the column balanced holds '?', expected numbers"),
+    (replace('experiments.csv', factor='loss'), 'has no run of'),
+    (lambda folder: (folder / 'experiments.csv').write_bytes(b''), 'is not a CSV file'),
+    (lambda folder: (folder / 'net.npz').unlink(), 'net.npz'),
+    (lambda folder: (folder / 'net.npz').write_bytes(b'PK\3\4'), 'is not a whole .npz file'),
+    (lambda folder: (folder / 'net.csv').unlink(), 'net.csv is missing: make it with leaderboard'),
+    (drop('train_loss', 'net.csv'), 'has no column train_loss'),
+    (lambda folder: (folder / 'data' / 'train.csv').unlink(), 'train.csv is missing')]
 
 
 @pytest.mark.parametrize('damage, expected', REFUSED, ids=[row[1] for row in REFUSED])
-def test_refuses_in_one_sentence_and_writes_nothing(inputs, tmp_path, capsys, damage, expected):
+def test_facts_refuses_in_one_sentence_and_writes_nothing(inputs, tmp_path, capsys, damage,
+                                                          expected):
     folder = tmp_path / 'inputs'
     shutil.copytree(str(inputs), str(folder))
     damage(folder)
-    (tmp_path / 'report').mkdir()
-    assert typeset.main(['--output', str(tmp_path / 'report' / 'r.pdf')] + arguments(folder)) == 2
-    printed, complaint = capsys.readouterr()
-    complaint = complaint.split('Exception ignored')[0]      # NumPy 1.19 stumbles over a file that it could not open
-    assert expected in complaint and len(complaint.strip().split('\n')) == 1 and not printed, complaint
-    assert not list((tmp_path / 'report').iterdir())
+    (tmp_path / 'output').mkdir()
+    assert run_facts(folder, tmp_path / 'output') == 2
+    complaint = capsys.readouterr().err.split('Exception ignored')[0]      # of old NumPy
+    assert expected in complaint and complaint.count('\n') == 1, complaint
+    assert not list((tmp_path / 'output').glob('*.json'))
 
 
-def test_keeps_an_old_report_where_the_folder_cannot_be_written(facts, tmp_path):
-    with pytest.raises(OSError):
-        typeset.typeset(facts, str(tmp_path / 'no' / 'r.pdf'), 'name', '1', datetime.date(2022, 10, 6))
-    (tmp_path / 'r.pdf').write_bytes(b'old')
-    with pytest.raises(AttributeError):
-        typeset.typeset(facts._replace(scores=None), str(tmp_path / 'r.pdf'), 'name', '1', datetime.date(2022, 10, 6))
-    assert (tmp_path / 'r.pdf').read_bytes() == b'old' and len(list(tmp_path.iterdir())) == 1
+# The figures --------------------------------------------------------------------------------------
+
+DRAW = f"""
+import sys, pandas
+sys.path[:0] = [{REPORT!r}, {ROOT!r}]
+import figures
+figures.ranking([{{'label': 'a, $b$ & c', 'difference': 1.2, 'margin': 0.3}}], sys.argv[1])
+curve = {{'epoch': [1, 2], 'train_loss': [2, 1], 'validation_loss': [2, 1],
+         'train_accuracy': [50, 60], 'validation_accuracy': [50, 60]}}
+figures.curves(pandas.DataFrame(curve), sys.argv[2])
+"""
+HOSTILE = """text.usetex: True
+figure.facecolor: black
+axes.facecolor: black
+text.color: white
+font.size: 30
+axes.prop_cycle: cycler('color', ['white'])
+svg.fonttype: path
+"""
+
+
+def test_figures_do_not_depend_on_the_users_matplotlibrc(tmp_path):
+    drawn = {}
+    for name, text in (('plain', ''), ('hostile', HOSTILE)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'matplotlibrc').write_text(text)
+        paths = [tmp_path / name / 'ranking.svg', tmp_path / name / 'curves.svg']
+        environment = dict(os.environ, MATPLOTLIBRC=str(tmp_path / name))
+        subprocess.check_call([sys.executable, '-c', DRAW] + list(map(str, paths)),
+                              env=environment)
+        drawn[name] = [path.read_bytes() for path in paths]
+    assert drawn['hostile'] == drawn['plain']
+    ranking = drawn['plain'][0].decode('utf-8')
+    for expected in ('Libertinus Serif', '+1.20', 'gain in balanced accuracy, in points'):
+        assert expected in ranking, f'the figure has no {expected!r}'
+
+
+def test_every_colour_is_another_grey(tmp_path):
+    greys = []
+    for colour in (figures.BLUE, figures.PALE, figures.ORANGE):
+        red, green, blue = [int(colour[place:place + 2], 16) for place in (1, 3, 5)]
+        greys.append(0.299 * red + 0.587 * green + 0.114 * blue)
+    assert min(abs(np.diff(sorted(greys)))) > 20, f'got the greys {greys}'
+
+
+# The document -------------------------------------------------------------------------------------
+
+def texts(content):
+    """All texts of a document's element, as Typst's query gives it, in their order."""
+    if isinstance(content, list):
+        return ''.join(map(texts, content))
+    if not isinstance(content, dict):
+        return ''
+    if content.get('func') == 'space':
+        return ' '
+    found = content.get('text', '') if isinstance(content.get('text'), str) else ''
+    return found + ''.join(texts(content[name]) for name in ('children', 'child', 'body')
+                           if name in content)
+
+
+def read_document(folder, selector, **inputs):
+    found = build.typst.query(os.path.join(str(folder), 'report.typ'), selector,
+                              root=str(folder), sys_inputs=inputs)
+    return texts(json.loads(found))
+
+
+@needs_typst
+def test_the_committed_document_has_the_numbers_of_its_facts():
+    with open(os.path.join(REPORT, 'facts.json')) as file:
+        found = json.load(file)
+    text = read_document(REPORT, 'par').replace('\xa0', ' ')
+    for number in (found['baseline']['corrected'], found['small']['corrected'],
+                   found['final']['augmented']['balanced'], found['mistakes']['merged_accuracy']):
+        shown = f'{round(number + 1e-9, 1):.1f} %'
+        assert shown in text, f'the report does not say {shown}'
+    assert f'{found["final"]["minutes"]} minutes' in text
+
+
+@needs_typst
+def test_the_committed_document_has_four_to_six_a4_pages(tmp_path):
+    pages = build.typst.compile(os.path.join(REPORT, 'report.typ'), root=REPORT, format='svg')
+    assert 4 <= len(pages) <= 6, f'{len(pages)} pages'
+    assert all(b'width="595.276' in page[:300] for page in pages), 'a page is not as wide as A4'
+
+
+@needs_typst
+def test_the_same_name_id_and_date_give_the_same_bytes(document, tmp_path):
+    outputs = [tmp_path / 'one.pdf', tmp_path / 'two.pdf']
+    for path in outputs:
+        build.build(str(path), 'A. Student', '311551001', DATE, folder=str(document))
+    first, second = [path.read_bytes() for path in outputs]
+    assert first == second and first.startswith(b'%PDF') and b'D:20221006' in first
+
+
+@needs_typst
+@pytest.mark.parametrize('name', [
+    "O'Brien", 'A $x$ #b *c* _d_ @e', '"q" \\ `k` <l> [m] // n /* o */', '\u0141ukasz Nguy\u1ec5n'])
+def test_a_name_comes_out_as_it_was_typed(document, name):
+    text = read_document(document, 'par', name=name, id='311', date='6 October 2022')
+    assert f'{name}, 311, 6 October 2022' in text, f'got {text[:200]}'
+    build.check_text(name, [])
+
+
+@needs_typst
+@pytest.mark.parametrize('name, expected', [
+    ('\ue000', 'control character U\\+E000'), ('a\nb', 'control character U\\+000A'),
+    ('\U00013000', 'no font here can draw U\\+13000 \\(EGYPTIAN HIEROGLYPH A001\\): install')])
+def test_a_character_without_a_font_is_refused_by_name(document, tmp_path, name, expected):
+    with pytest.raises(ValueError, match=expected):
+        build.build(str(tmp_path / 'r.pdf'), name, '311', DATE, folder=str(document))
+    assert not list(tmp_path.iterdir())
+
+
+@needs_typst
+def test_a_sentence_that_the_runs_do_not_show_stops_the_build(document, tmp_path):
+    folder = tmp_path / 'document'
+    shutil.copytree(str(document), str(folder))
+    text = ('#import "helpers.typ": *\n#claim("loss", "label smoothing 0.1", 1)')
+    (folder / 'report.typ').write_text(text)
+    with pytest.raises(ValueError, match='the text and the runs do not agree about "loss: label'):
+        build.build(str(tmp_path / 'r.pdf'), folder=str(folder), date=DATE)
+    (folder / 'report.typ').write_text(text.replace('smoothing 0.1', 'smoothing 0.3'))
+    with pytest.raises(ValueError, match='speaks of "loss: label smoothing 0.3", but experiments'):
+        build.build(str(tmp_path / 'r.pdf'), folder=str(folder), date=DATE)
+    assert not (tmp_path / 'r.pdf').exists()
+
+
+@needs_typst
+def test_a_document_without_facts_is_refused(document, tmp_path):
+    for name in ('report.typ', 'helpers.typ'):
+        shutil.copy(str(document / name), str(tmp_path))
+    with pytest.raises(ValueError, match='facts.json is missing: run report/facts.py'):
+        build.build(str(tmp_path / 'r.pdf'), folder=str(tmp_path), date=DATE)
+
+
+def test_without_typst_one_sentence_says_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(build, 'typst', None)
+    assert build.main(['--output', str(tmp_path / 'r.pdf')]) == 2
+    expected = f'build.py: {build.MISSING}\n'
+    assert capsys.readouterr().err == expected and not list(tmp_path.iterdir())
+
+
+def test_a_wrong_date_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        build.main(['--date', '6.10.2022'])
+    assert "'6.10.2022' is not a date such as 2022-10-06" in capsys.readouterr().err
