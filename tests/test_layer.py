@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-import layer as layer_module
+import layer
 from gradient_check import check_gradients, compare, reseed
 from layer import (_Layer, Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, LeakyReLU,
                    Loss, MaxPool2d, PixelScaling, ReLU, Reshape, Sigmoid, SoftmaxWithLoss,
@@ -17,7 +17,7 @@ def normal(*shape, seed=1, dtype=np.float64):
     return generator(seed).standard_normal(shape).astype(dtype)
 
 
-# A layer's row in LAYERS gives it all the tests of the next part ----------------------------------
+# A row of LAYERS gives a layer all the tests of this part -----------------------------------------
 
 def features(rng, rows):
     """The shape of `rows` rows of one to six features."""
@@ -56,7 +56,7 @@ def batch_norm(count):
     return layer
 
 
-class Swish(_Layer):
+class HandoutActivation(_Layer):
     """a / (1 + exp(-a)), written as in the handout: no method of _Layer helps."""
 
     def forward(self, input):
@@ -113,8 +113,8 @@ LAYERS = [     # a name, a function for the shape of its input, the layer for an
     ('MaxPool2d', images, lambda shape: MaxPool2d()),
     ('Augment of rows', square_rows, lambda shape: Augment(20, 0.2, 0.1, 1, 0.3)),
     ('Augment of images', square_images, lambda shape: Augment(20, 0.2, 0.1, 1)),
-    ('Swish of the handout', features, lambda shape: Swish()),
-    ('FullyConnected of the handout', features, lambda shape: HandoutLinear(shape[1], 3)),
+    ('activation as in the handout', features, lambda shape: HandoutActivation()),
+    ('FullyConnected as in the handout', features, lambda shape: HandoutLinear(shape[1], 3)),
 ]
 LOSSES = [SoftmaxWithLoss(), SoftmaxWithLoss(label_smoothing=0.1), SquaredError()]
 names = [name for name, shape_of, make in LAYERS]
@@ -428,7 +428,7 @@ def test_import_star_gives_the_base_class_and_every_layer():
     'Augment(rotation=10, scale=0.1, shear=0.12, shift=1.2, elastic=0.6)', 'SoftmaxWithLoss()',
     'SoftmaxWithLoss(label_smoothing=0.1)', 'SquaredError()'])
 def test_a_layer_prints_as_the_call_that_makes_it(text):
-    assert repr(eval(text, vars(layer_module))) == text
+    assert repr(eval(text, vars(layer))) == text
 
 
 @pytest.mark.parametrize('layer, text', [
