@@ -7,9 +7,11 @@ same files, name, id and date give the same bytes.
 """
 import argparse
 import datetime
+import glob
 import os
 import sys
 import unicodedata
+import zlib
 
 try:
     import typst
@@ -24,6 +26,7 @@ from network import replacing      # noqa: E402
 
 MISSING = ('the report needs the Python package typst: python -m pip install -r '
            'report/requirements.txt (Python 3.9 or newer)')
+SOURCES = ('report.typ', 'helpers.typ', 'facts.json')
 GLYPH = b'''#set page(width: auto, height: auto, margin: 0pt)
 #set text(font: "Libertinus Serif")
 #sys.inputs.character'''
@@ -50,6 +53,17 @@ def check_text(text, fonts):
                 'letters')
 
 
+def fingerprint(folder):
+    """A number of all that the document is made of. The PDF keeps it among its keywords."""
+    names = [os.path.join(folder, name) for name in SOURCES]
+    names += sorted(glob.glob(os.path.join(glob.escape(folder), 'figures', '*.svg')))
+    crc = 0
+    for name in names:
+        with open(name, 'rb') as file:
+            crc = zlib.crc32(file.read().replace(b'\r\n', b'\n'), crc)
+    return f'fingerprint-{crc:08x}'
+
+
 def build(output, name='', student='studentid', date=None, folder=HOME, fonts=()):
     """Typeset folder/report.typ to the PDF file `output`.
 
@@ -58,7 +72,7 @@ def build(output, name='', student='studentid', date=None, folder=HOME, fonts=()
     """
     if typst is None:
         raise ValueError(MISSING)
-    for needed in ('report.typ', 'helpers.typ', 'facts.json'):
+    for needed in SOURCES:
         if not os.path.exists(os.path.join(folder, needed)):
             remedy = 'run report/facts.py' if needed == 'facts.json' else 'fetch it again'
             raise ValueError(f'{os.path.join(folder, needed)} is missing: {remedy}')
@@ -66,7 +80,8 @@ def build(output, name='', student='studentid', date=None, folder=HOME, fonts=()
     check_text(name + student, fonts)
     date = date or datetime.date.today()
     midnight = datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.timezone.utc)
-    inputs = {'name': name, 'id': student, 'date': f'{date.day} {date:%B} {date.year}'}
+    inputs = {'name': name, 'id': student, 'date': f'{date.day} {date:%B} {date.year}',
+              'fingerprint': fingerprint(folder)}
     try:
         content = typst.compile(os.path.join(folder, 'report.typ'), root=folder,
                                 font_paths=fonts, sys_inputs=inputs, timestamp=midnight)

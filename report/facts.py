@@ -59,13 +59,10 @@ def read_table(path, columns, made_by):
 
 # The experiments ----------------------------------------------------------------------------------
 
-def runs_of(runs, key):
-    """The runs of one setting (factor, setting), by seed, without those of the rate's search."""
-    own = runs[(runs.factor == key[0]) & (runs.setting == key[1]) & ~runs.search]
-    if own.empty:
-        raise ValueError(f'experiments.csv has no run of {key[0]}: {key[1]}: run '
-                         'report/experiments.py')
-    return own.set_index('seed')
+def by_setting(runs):
+    """{(factor, setting): its runs by seed}, without those of the search for the rate."""
+    groups = runs[~runs.search].groupby(['factor', 'setting'], sort=False)
+    return {key: own.set_index('seed') for key, own in groups}
 
 
 def compare(after, before):
@@ -90,22 +87,27 @@ def compare(after, before):
 
 def effects(runs):
     """The facts of every setting, each compared with what it changes, in the file's order."""
+    found = by_setting(runs)
     result = []
-    for key in runs[['factor', 'setting']].drop_duplicates().itertuples(index=False, name=None):
-        own = runs_of(runs, key)
-        reference = runs_of(runs, experiments.REFERENCES.get(key, experiments.FIRST))
-        result.append(dict(compare(own.balanced, reference.balanced), factor=key[0],
-                           setting=key[1], lr=float(own.lr.iloc[0])))
+    for key, own in found.items():
+        reference = found.get(experiments.REFERENCES.get(key, experiments.FIRST))
+        if reference is not None:
+            result.append(dict(compare(own.balanced, reference.balanced), factor=key[0],
+                               setting=key[1], lr=float(own.lr.iloc[0])))
     for factor, setting, key, after, before in PREDICTIONS:
-        own = runs_of(runs, key)
-        result.append(dict(compare(own[after], own[before]), factor=factor, setting=setting,
-                           lr=float(own.lr.iloc[0])))
+        if key in found:
+            own = found[key]
+            result.append(dict(compare(own[after], own[before]), factor=factor, setting=setting,
+                               lr=float(own.lr.iloc[0])))
     return result
 
 
 def network_facts(runs, key):
     """The accuracies and the time of one setting, mean over the seeds."""
-    own = runs_of(runs, key)
+    own = by_setting(runs).get(key)
+    if own is None:
+        raise ValueError(f'experiments.csv has no run of {key[0]}: {key[1]}: run '
+                         'report/experiments.py')
     result = {'seeds': len(own), 'epochs': int(own.epochs.iloc[0]),
               'weight_decay': float(own.weight_decay.iloc[0]),
               'seconds': round(own.cpu_seconds.mean())}

@@ -311,6 +311,21 @@ def test_the_committed_document_has_four_to_six_a4_pages(tmp_path):
     assert all(b'width="595.276' in page[:300] for page in pages), 'a page is not as wide as A4'
 
 
+def test_the_committed_pdf_is_made_of_the_committed_files():
+    with open(os.path.join(ROOT, 'Lab1_report_studentid.pdf'), 'rb') as file:
+        content = file.read()
+    expected = build.fingerprint(REPORT)
+    assert expected.encode('ascii') in content, f'no {expected}: run report/build.py'
+
+
+@needs_typst
+def test_only_the_repositorys_own_copy_says_whose_it_is(document):
+    for student, expected in (('studentid', True), ('311551001', False)):
+        text = read_document(document, 'par', id=student)
+        for sentence in ('own copy. No student hands it in', 'To hand them in as your own work'):
+            assert (sentence in text) == expected, f'{student}: {sentence}'
+
+
 @needs_typst
 def test_the_same_name_id_and_date_give_the_same_bytes(document, tmp_path):
     outputs = [tmp_path / 'one.pdf', tmp_path / 'two.pdf']
