@@ -23,8 +23,8 @@ import network as model
 EPOCH = 9
 test_data = model.read_csv('data/test.csv', 784)
 model.write_submission('DLAD-test-predict.csv', np.arange(len(test_data)))
-print('Predicted by: a network of', EPOCH, 'epochs')"""
-PRINTED = 'Predicted by: a network of 9 epochs\n'
+print(f'{len(test_data)} predictions of the network "of {EPOCH} epochs".')"""
+PRINTED = '10 predictions of the network "of 9 epochs".\n'
 ROWS = 10
 
 
@@ -97,7 +97,7 @@ def test_the_zip_holds_the_four_files_as_they_are(project, capsys):
         assert content[name] == (project / source).read_bytes(), f'{name} was changed'
     assert output.err == ''
     for expected in ('1 of 4: checking Lab1_studentid.ipynb', '2 of 4', '3 of 4', '4 of 4',
-                     'submission was predicted by a network of 9 epochs.',
+                     'submission was predicted by the network "of 9 epochs".',
                      'The four files alone write the same DLAD-test-predict.csv.', 'Wrote '):
         assert expected in output.out, f'no {expected!r} in\n{output.out}'
 
@@ -120,8 +120,16 @@ def test_another_submission_than_that_of_the_four_files_is_noted(project, capsys
     write_submission(str(project / 'DLAD-test-predict.csv'), labels)
     assert run(project) == 0
     expected = ('Note: the four files alone predict 2 of 10 rows otherwise than '
-                'DLAD-test-predict.csv, by a network of 9 epochs: upload what they write, or')
+                'DLAD-test-predict.csv, by the network "of 9 epochs": upload what they write, or')
     assert expected in capsys.readouterr().out
+
+
+def test_rows_that_rounding_changes_are_no_other_network():
+    labels = [0] * 12800
+    sentence = hand_in.compare(labels, [1] * 5 + labels[5:], 'x')
+    assert 'the same DLAD-test-predict.csv but for 5 of 12800 rows' in sentence, sentence
+    sentence = hand_in.compare(labels, [1] * 50 + labels[50:], 'x')
+    assert sentence.startswith('Note: the four files alone predict 50 of 12800'), sentence
 
 
 def test_quick_trains_one_epoch_and_compares_nothing(project, capsys):
@@ -159,7 +167,7 @@ def test_a_notebook_with_ids_and_an_unknown_kernel_runs_with_this_python(project
     written, executed = hand_in.rehearse(hand_in.pack(files), 'n.ipynb', str(project / 'data'),
                                          quick=False)
     assert hand_in.check_submission(written, ROWS) == [str(row) for row in range(ROWS)]
-    assert hand_in.predicted_by(executed) == 'a network of 9 epochs'
+    assert hand_in.predicted_by(executed) == 'the network "of 9 epochs"'
 
 
 # What is refused ----------------------------------------------------------------------------------
