@@ -816,7 +816,7 @@ def test_augment_reads_at_these_places(settings, place):
     y, x = place(*centred(7))
     expected = np.array([y, x]) + 3
     places = layer.random_places(2, 7)
-    assert places.shape == (2, 2, 49)
+    assert places.shape == (2, 2, 49) and places.dtype == np.float32
     for row in range(2):
         np.testing.assert_allclose(places[:, row], expected, atol=1e-5)
 
