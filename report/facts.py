@@ -175,7 +175,7 @@ def mistakes(label, predicted):
     """How many validation rows are wrong, and how many of them within a group of one shape."""
     wrong = int((predicted != label).sum())
     across = int((alike(predicted) != alike(label)).sum())
-    return {'wrong': wrong, 'alike': wrong - across, 'groups': [', '.join(name) for name in ALIKE],
+    return {'wrong': wrong, 'alike': wrong - across, 'groups': ['/'.join(name) for name in ALIKE],
             'alike_percent': round(100 * (wrong - across) / max(1, wrong)),
             'merged_accuracy': round(100 * (1 - across / len(label)), 1)}
 

@@ -105,7 +105,7 @@ def test_mistakes_by_known_answer():
     label, predicted = np.array([0, 24, 1, 18, 10]), np.array([24, 24, 21, 10, 10])
     found = facts.mistakes(label, predicted)      # 0 as O, O, 1 as L, I as A, A
     assert (found['wrong'], found['alike'], found['merged_accuracy']) == (3, 2, 80.0), f'{found}'
-    assert found['alike_percent'] == 67 and found['groups'][1] == '1, I, L'
+    assert found['alike_percent'] == 67 and found['groups'][1] == '1/I/L'
 
 
 @pytest.mark.parametrize('value, expected', [(1e-5, [1, -5]), (8.2e-11, [9, -11]), (3e-9, [3, -9])])
