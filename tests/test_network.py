@@ -440,6 +440,12 @@ def test_layers_that_cannot_be_a_network_are_refused(layers, kind, wanted):
     check_refused(kind, lambda: Network(layers), wanted)
 
 
+def test_layers_may_come_in_any_sequence():
+    layers = make_mlp().layers
+    nets = [Network(layers), Network(tuple(layers)), Network(layer for layer in layers)]
+    assert all(net.layers == layers and net.layers is not layers for net in nets)
+
+
 def test_a_loss_class_is_refused():
     check_refused(TypeError, lambda: make_mlp(loss=SoftmaxWithLoss), 'SoftmaxWithLoss()')
 
@@ -743,6 +749,12 @@ def test_predictions_that_are_not_finite_name_the_row(value):
                   'the loss is not finite', 'inf and nan in the input')
 
 
+def test_a_prediction_with_one_number_that_is_not_finite_is_refused():
+    net = make_mlp(loss=SquaredError())
+    net.layers[-1].bias[0, 2] = np.nan
+    check_refused(ValueError, lambda: net.predict(make_rows(3)[0]), 'predict: row 0')
+
+
 def test_no_rows_to_evaluate_are_refused():
     check_refused(ValueError, lambda: make_mlp().evaluate(*make_rows(0)), 'at least one')
 
@@ -896,7 +908,10 @@ def test_the_generator_determines_the_character_network():
     assert differ(other.arrays(), first)
 
 
-def test_the_training_of_the_character_network_is_one_that_fit_takes():
+def test_the_training_of_the_character_network():
+    assert network.CHARACTER_TRAINING == {
+        'epochs': 24, 'batch_size': 128, 'lr': 0.1, 'schedule': network.one_cycle,
+        'ema_decay': 0.999, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4}
     settings = dict(network.CHARACTER_TRAINING, epochs=1, batch_size=8)
     net = network.character_network(stages=((2,),), hidden=8)
     history = net.fit((PIXELS, LABELS), None, verbose=False, **settings)
