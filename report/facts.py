@@ -60,8 +60,13 @@ def read_table(path, columns, made_by):
 # The experiments ----------------------------------------------------------------------------------
 
 def by_setting(runs):
-    """{(factor, setting): its runs by seed}, without those of the search for the rate."""
-    groups = runs[~runs.search].groupby(['factor', 'setting'], sort=False)
+    """{(factor, setting): its runs by seed}, the last one of each seed.
+
+    Runs of the search for the rate and trainings that diverged are left out.
+    """
+    runs = runs[~runs.search & runs.balanced.notnull()]
+    runs = runs.drop_duplicates(['factor', 'setting', 'seed'], keep='last')
+    groups = runs.groupby(['factor', 'setting'], sort=False)
     return {key: own.set_index('seed') for key, own in groups}
 
 
@@ -91,7 +96,7 @@ def effects(runs):
     result = []
     for key, own in found.items():
         reference = found.get(experiments.REFERENCES.get(key, experiments.FIRST))
-        if reference is not None:
+        if reference is not None and own.index.isin(reference.index).any():
             result.append(dict(compare(own.balanced, reference.balanced), factor=key[0],
                                setting=key[1], lr=float(own.lr.iloc[0])))
     for factor, setting, key, after, before in PREDICTIONS:
@@ -281,7 +286,7 @@ def main(arguments=None):
         facts = gather(options.experiments, options.weights, options.data,
                        os.path.join(options.output, 'figures'))
         with replacing(path) as file:
-            file.write((json.dumps(facts, indent=1) + '\n').encode('ascii'))
+            file.write((json.dumps(facts, indent=1, allow_nan=False) + '\n').encode('ascii'))
     except (ValueError, OSError) as error:
         print(f'facts.py: {error}', file=sys.stderr)
         return 2

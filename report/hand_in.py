@@ -158,7 +158,8 @@ class ProgressClient(NotebookClient):
 
     async def async_execute_cell(self, cell, cell_index, *arguments, **options):
         now = time.time()
-        self.started, self.said = self.started or now, self.said or now
+        if self.started is None:
+            self.started = self.said = now
         if now - self.said > 10:
             self.said = now
             say(f'  cell {cell_index + 1} of {len(self.nb.cells)}, {now - self.started:.0f} s')
@@ -235,8 +236,9 @@ def pack(files):
     with zipfile.ZipFile(content, 'w') as archive:
         for name in sorted(files):
             about = zipfile.ZipInfo(name)      # dated 1980
-            about.compress_type, about.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            about.compress_type = zipfile.ZIP_DEFLATED
             about.create_system = 3
+            about.external_attr = 0o644 << 16
             archive.writestr(about, files[name])
     return content.getvalue()
 

@@ -73,6 +73,15 @@ def test_runs_of_the_search_do_not_count(runs):
     assert (row['after'], row['lr']) == (85.4, 0.1), f'got {row}'
 
 
+def test_runs_that_diverged_or_were_made_again_do_not_count(runs):
+    key = ('loss', 'a clear gain')
+    more = [run_row(key, 2, 90.0), run_row(key, 3, np.nan), run_row(('loss', 'new'), 0, np.nan)]
+    found = facts.effects(pd.concat([runs, pd.DataFrame(more)]))
+    row = next(row for row in found if row['setting'] == 'a clear gain')
+    assert row['after'] == round((85.01 + 85.41 + 90.0) / 3, 2), f'got {row}'
+    assert 'new' not in [row['setting'] for row in found]
+
+
 def test_a_single_seed_shows_nothing(runs):
     row = facts.compare(pd.Series([90.0], [0]), pd.Series([80.0, 81.0], [0, 1]))
     assert row == {'before': 80.0, 'after': 90.0, 'difference': 10.0, 'margin': None, 'shown': 0}
