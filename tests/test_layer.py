@@ -597,6 +597,7 @@ def test_without_a_generator_np_random_seed_decides(draw):
     assert np.array_equal(numbers[0][1], numbers[1][1])
     assert not np.array_equal(numbers[0][0], numbers[0][1])
     assert not np.array_equal(numbers[0][0], numbers[2][0])
+    assert len({draw(None).tobytes() for layer in range(20)}) == 20, 'two layers drew the same'
 
 
 # Known answers: the layers for images -------------------------------------------------------------
