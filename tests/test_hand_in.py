@@ -268,6 +268,21 @@ def test_without_typst_a_sentence_names_the_package_and_the_other_way(project, c
     assert hand_in.build.MISSING in complaint and 'with --report' in complaint
 
 
+def test_the_report_is_built_with_the_students_name_id_and_date(project, monkeypatch):
+    def write_arguments(output, name, student, date, fonts):
+        with open(output, 'w') as file:
+            file.write(f'{name}, {student}, {date}, {fonts}')
+
+    monkeypatch.setattr(hand_in.build, 'typst', 'is here')
+    monkeypatch.setattr(hand_in.build, 'build', write_arguments)
+    paths = ['--project', str(project), '--data', str(project / 'data'),
+             '--output', str(project.parent / 'out')]
+    more = ['--name', 'A. Student', '--date', '2022-10-06', '--fonts', 'here']
+    assert hand_in.main(['311551001'] + paths + more) == 0
+    got = content_of(project)['Lab1_report_311551001.pdf']
+    assert got == b"A. Student, 311551001, 2022-10-06, ['here']", f'got {got}'
+
+
 # What passes --------------------------------------------------------------------------------------
 
 def test_texts_that_only_look_like_paths_pass():
