@@ -1,20 +1,30 @@
-"""The convolution of layer.py by the method of Toom and Cook: fewer multiplications, same numbers.
+"""The convolution of layer.py with a fifth of its multiplications, by the method of Toom and Cook.
 
     Conv2d(16, 32)      takes the place of layer.Conv2d(16, 32): same weights, same gradients
 
-The plain layer multiplies k * k * C numbers for each output. Here the sum over v and c, along a row
-of the image, stays a matrix product. The sum over u, down a column, is
+The plain layer multiplies 9 numbers for each output and channel. In one dimension, 7 outputs
 
-    a_y = sum_u w_u z_{y+u}        for y = 0..m-1, with m = 10 - k
+    a_y = w_0 z_y + w_1 z_{y+1} + w_2 z_{y+2}        for y = 0..6
 
-which costs m * k multiplications if it is written out. Toom and Cook need 9, in three steps:
+cost 21 multiplications. Toom and Cook need 9:
 
-    1. B' z      9 linear combinations of the column's 9 pixels (m + k - 1 = 9)
-    2. G w       9 linear combinations of the kernel's k numbers, multiplied with those of 1.
-    3. A'        the m outputs as linear combinations of the 9 products:   a = A'((G w) * (B' z))
+    1. B' z      9 sums of the 9 pixels z, each with constant factors
+    2. G w       9 such sums of the 3 weights; multiply each with the one of z
+    3. A'        the 7 outputs, as such sums of the 9 products:        a = A'((G w) * (B' z))
 
-For k = 3 that is 9 products in place of 21. Steps 1 and 3 are matrix products themselves, with
-small constant matrices. In float32 the result is about 1e-5 of the greatest value less exact.
+The images are cut into tiles of 7 x 7 outputs. Steps 1 and 3 are done along both axes: first down
+the columns, then along the rows. So a tile costs 81 products in place of 441. Each product is
+summed over the channels, which makes 81 matrix products of all tiles with all kernels.
+
+    V = B' z B     (81, tiles, C)      U = G w G'     (81, C, O)      a = A' (V U) A
+
+backward is the same three steps in reverse order, each transposed. In float32 all results are
+about 3e-5 of the greatest value less exact than those of the plain layer.
+
+Two more things make it fast. Images are held as (H, W, N, C) in memory, so that a sum of pixels is
+a sum of long rows; outside, they are transposed views with the shape (N, H, W, C). And a few images
+at a time go through all steps, while they are in the cache.
+
 Toom 1963, Cook 1966. For networks: Lavin, Gray 2015 (arXiv:1509.09308).
 """
 import functools
@@ -23,115 +33,255 @@ import numpy as np
 
 import layer
 
-POINTS = np.array([0, 1, -1, 2, -2, 0.5, -0.5, 0.75])
-PRODUCTS = 9        # the 8 points, and "infinity"
-BLOCK = 2 ** 20     # numbers that are worked on at a time, so that they stay in the cache
+TILE = 7            # outputs of a tile along each axis
+VALUES = 9          # TILE + 3 - 1 pixels that they depend on, and the number of products
+CACHED = 2 ** 19    # numbers that are worked on at a time
+
+# 8 points and infinity. These round off less than whole numbers; see test_fast_conv2d.py
+POINTS = np.array([1 / 4, -1 / 4, 2 / 3, -2 / 3, 1.1, -1.1, 2, -2])
 
 
 class Conv2d(layer.Conv2d):
-    """layer.Conv2d with the sum down a column by Toom and Cook's method."""
+    """layer.Conv2d, faster for kernels of 3 x 3 pixels and for images of one channel."""
 
     def forward(self, input):
         """(N, H, W, C) -> (N, H, W, O)."""
+        if not self.is_fast():
+            return super().forward(input)
         self.check_input(input)
-        output = correlate(input, self.weight)
+        output, values = correlate(input, self.weight)
         if self.bias is not None:
             output += self.bias
-        self.remember(output, input)
+        self.remember(output, values)
         return output
 
     def backward(self, output_grad):
         """(N, H, W, O) -> (N, H, W, C)."""
-        input = self.recall(output_grad)
-        self.weight_grad = correlation_grad(input, output_grad, self.kernel_size)
+        if not self.is_fast():
+            return super().backward(output_grad)
+        values = self.recall(output_grad)
         if self.bias is not None:
             self.bias_grad = output_grad.reshape(-1, self.out_channels).sum(axis=0, keepdims=True)
-        if not self.needs_input_grad:
-            return None
-        turned = self.weight[::-1, ::-1].transpose(0, 1, 3, 2)
-        return correlate(output_grad, turned)
+        self.weight_grad, input_grad = correlate_backward(values, output_grad, self.weight,
+                                                          self.needs_input_grad)
+        return input_grad
+
+    def is_fast(self):
+        """True if this module computes the convolution, False if layer.py does."""
+        return self.kernel_size == 3 or self.in_channels == 1
 
 
-def correlate(images, weight):
-    """Images (N, H, W, C) and a kernel (k, k, C, O) -> (N, H, W, O): a = A'((G w) * (B' z))."""
-    rows, height, width, channels = images.shape
+def correlate(images, weight, keep=True):
+    """Images (N, H, W, C) and a kernel (k, k, C, O) -> (N, H, W, O), and values for the backward.
+
+    With keep=False the values are None.
+    """
+    images = images.transpose(1, 2, 0, 3)
+    values = empty_values(images, weight) if keep else None
+    parts = correlate_parts(images, weight, values)
+    output = join_parts(parts, images.shape[:3] + weight.shape[3:], images.dtype)
+    return output.transpose(2, 0, 1, 3), values
+
+
+def empty_values(images, weight):
+    """-> an array for what the backward of images (H, W, N, C) needs: the values of step 1."""
+    height, width, rows, channels = images.shape
+    if channels == 1:
+        return np.empty(weight.shape[:2] + (height, width, rows), images.dtype)
+    tiles = Tiles(height, width, rows, channels, weight.shape[3])
+    return np.empty((VALUES, VALUES, tiles.count * rows, channels), images.dtype)
+
+
+def correlate_parts(images, weight, values=None):
+    """Images (H, W, N, C) -> yield (a slice of the images, their outputs (H, W, n, O)).
+
+    The slices hold a few images each. `values` of `empty_values` are filled, if given.
+    """
+    if images.shape[3] == 1:
+        return correlate_one_channel(images, weight, values)
+    return correlate_tiles(images, weight, values)
+
+
+def join_parts(parts, shape, dtype):
+    """The (slice, outputs) of correlate_parts -> all outputs, (H, W, N, O)."""
+    output = np.empty(shape, dtype)
+    for part, output_part in parts:
+        output[:, :, part] = output_part
+    return output
+
+
+def correlate_backward(values, output_grad, weight, needs_input_grad=True):
+    """-> dE/dw (k, k, C, O) and dE/dz (N, H, W, C), or None where it is not needed."""
+    grad = output_grad.transpose(1, 2, 0, 3)
+    one_channel = weight.shape[2] == 1
+    backward = one_channel_backward if one_channel else tiles_backward
+    weight_grad, input_grad = backward(values, grad, weight, needs_input_grad)
+    if needs_input_grad:
+        input_grad = input_grad.transpose(2, 0, 1, 3)
+    return weight_grad, input_grad
+
+
+# One channel: the plain sum --------------------------------------------------------------------
+
+def correlate_one_channel(images, weight, values):
+    """correlate_parts for (H, W, N, 1). The values are the shifted images, (k, k, H, W, N)."""
+    height, width, rows, _ = images.shape
     k, outputs = len(weight), weight.shape[3]
-    A, _, G = toom_cook(k, images.dtype)
-    m = A.shape[1]
-    Gw = np.tensordot(G, weight, 1).reshape(PRODUCTS, k * channels, outputs)
-    output = np.empty((rows, strip_count(height, m), m, width * outputs), images.dtype)
-    for part, Bz in transformed_windows(images, k, outputs):
-        products = (Bz @ Gw).reshape((PRODUCTS,) + output[part].shape[:2] + (width * outputs,))
-        np.matmul(A.T, np.moveaxis(products, 0, 2), out=output[part])
-    return output.reshape(rows, output.shape[1] * m, width, outputs)[:, :height]
-
-
-def correlation_grad(images, output_grad, k):
-    """Images (N, H, W, C) and dE/da (N, H, W, O) -> dE/dw (k, k, C, O)."""
-    channels, outputs = images.shape[3], output_grad.shape[3]
-    A, _, G = toom_cook(k, images.dtype)
-    Gw_grad = np.zeros((PRODUCTS, k * channels, outputs), images.dtype)
-    for part, Bz in transformed_windows(images, k, outputs):
-        grad = strips(output_grad[part], A.shape[1], 0)
-        products_grad = np.empty((PRODUCTS,) + grad.shape[:2] + grad.shape[3:], images.dtype)
-        np.matmul(A, grad, out=np.moveaxis(products_grad, 0, 2))
-        Gw_grad += Bz.transpose(0, 2, 1) @ products_grad.reshape(PRODUCTS, -1, outputs)
-    return np.tensordot(G.T, Gw_grad, 1).reshape(k, k, channels, outputs)
-
-
-def transformed_windows(images, k, outputs):
-    """Yield (slice of the images, B' z of their windows (9, pixels of a strip's row, k * C)).
-
-    A slice holds as many images as fit into BLOCK.
-    """
-    rows, height, width, channels = images.shape
-    _, B, _ = toom_cook(k, images.dtype)
-    m = PRODUCTS + 1 - k
-    size = PRODUCTS * strip_count(height, m) * width * (k * channels + outputs)
-    step = max(1, BLOCK // size)
+    step = max(1, CACHED // (height * width * outputs))
     for start in range(0, rows, step):
-        # (n, strips, 9, (W + k - 1) * C): the combinations of each column of each strip
-        Bz = np.ascontiguousarray(B.T @ strips(images[start:start + step], m, k // 2))
-        n, s, product, number = Bz.strides
-        # The window of a pixel is the k pixels beside it: the same memory, read in steps of a pixel
-        shape = (PRODUCTS,) + Bz.shape[:2] + (width, k * channels)
-        strides = (product, n, s, channels * number, number)
-        windows = np.ndarray(shape, Bz.dtype, Bz, strides=strides)
-        yield slice(start, start + len(Bz)), windows.reshape(PRODUCTS, -1, k * channels)
+        part = slice(start, min(start + step, rows))
+        count = part.stop - part.start
+        padded = np.zeros((height + k - 1, width + k - 1, count), images.dtype)
+        padded[k // 2:k // 2 + height, k // 2:k // 2 + width] = images[:, :, part, 0]
+        shifted = np.empty((k, k, height, width, count), images.dtype)
+        for u in range(k):
+            for v in range(k):
+                shifted[u, v] = padded[u:u + height, v:v + width]
+        if values is not None:
+            values[..., part] = shifted
+        output = shifted.reshape(k * k, -1).T @ weight.reshape(k * k, outputs)
+        yield part, output.reshape(height, width, count, outputs)
 
 
-def strips(images, m, border):
-    """(n, H, W, C) -> (n, strips, m + 2 * border, (W + 2 * border) * C), with zeros around.
+def one_channel_backward(shifted, grad, weight, needs_input_grad):
+    """Gradients of correlate_one_channel."""
+    height, width, rows, outputs = grad.shape
+    k = len(weight)
+    grad = grad.reshape(-1, outputs)
+    weight_grad = (shifted.reshape(k * k, -1) @ grad).reshape(weight.shape)
+    if not needs_input_grad:
+        return weight_grad, None
+    shifted_grad = (weight.reshape(k * k, -1) @ grad.T).reshape(k, k, height, width, rows)
+    padded = np.zeros((height + k - 1, width + k - 1, rows), grad.dtype)
+    for u in range(k):
+        for v in range(k):
+            padded[u:u + height, v:v + width] += shifted_grad[u, v]
+    inner = padded[k // 2:k // 2 + height, k // 2:k // 2 + width]
+    return weight_grad, inner[:, :, :, np.newaxis]
 
-    Strips of m rows, and `border` rows above and below, which they share with their neighbours.
+
+# Toom and Cook ------------------------------------------------------------------------------------
+
+class Tiles(object):
+    """How images (H, W, N, channels) are cut into tiles, and the images into a few at a time."""
+
+    def __init__(self, height, width, rows, channels, outputs):
+        self.height, self.width, self.rows = height, width, rows
+        self.down = (height + TILE - 1) // TILE           # tiles in a column
+        self.across = (width + TILE - 1) // TILE          # tiles in a row
+        self.count = self.down * self.across              # tiles of an image
+        self.full_height = TILE * self.down               # the sides with whole tiles
+        self.full_width = TILE * self.across
+        kernel_size = VALUES * VALUES * channels * outputs
+        image_size = VALUES * VALUES * self.count * (channels + outputs)
+        step = max(1, max(CACHED, kernel_size // 2) // image_size)
+        self.parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def values(self, part):
+        """The slice of the tiles of some images among all tiles."""
+        return slice(part.start * self.count, part.stop * self.count)
+
+
+def correlate_tiles(images, weight, values):
+    """correlate_parts by Toom and Cook. The values are V, (9, 9, N * tiles, C)."""
+    height, width, rows, channels = images.shape
+    tiles = Tiles(height, width, rows, channels, weight.shape[3])
+    A, B, G = toom_cook(images.dtype)
+    U = both_axes(G, weight)
+    for part in tiles.parts:
+        V = None if values is None else values[:, :, tiles.values(part)]
+        V = pixels_to_values(B.T, images[:, :, part], 1, tiles, V)
+        output = values_to_pixels(A.T, V @ U, tiles)
+        yield part, np.ascontiguousarray(output[:height, :width])
+
+
+def tiles_backward(V, grad, weight, needs_input_grad):
+    """Gradients of correlate_tiles: every step transposed."""
+    height, width, rows, outputs = grad.shape
+    channels = V.shape[3]
+    tiles = Tiles(height, width, rows, channels, outputs)
+    A, B, G = toom_cook(grad.dtype)
+    products_grad = np.empty(V.shape[:3] + (outputs,), grad.dtype)
+    if needs_input_grad:
+        U_turned = np.ascontiguousarray(both_axes(G, weight).transpose(0, 1, 3, 2))
+        images_grad = np.empty((height, width, rows, channels), grad.dtype)
+    for part in tiles.parts:
+        grad_part = products_grad[:, :, tiles.values(part)]
+        pixels_to_values(A, grad[:, :, part], 0, tiles, grad_part)
+        if needs_input_grad:
+            V_grad = grad_part @ U_turned
+            padded = values_to_pixels(B, V_grad, tiles)
+            images_grad[:, :, part] = padded[1:1 + height, 1:1 + width]
+    U_grad = V.transpose(0, 1, 3, 2) @ products_grad
+    weight_grad = both_axes(G.T, U_grad)
+    return weight_grad, images_grad if needs_input_grad else None
+
+
+def pixels_to_values(matrix, images, border, tiles, values=None):
+    """Apply `matrix` (9, p) to both axes of each tile of p x p pixels.
+
+    Images (H, W, n, C) -> (9, 9, tiles * n, C), into `values` if given. `border` pixels of zero are
+    put around the images; tiles with a border overlap.
     """
-    rows, height, width, channels = images.shape
-    count = strip_count(height, m)
-    padded = np.zeros((rows, count * m + 2 * border, width + 2 * border, channels), images.dtype)
-    padded[:, border:border + height, border:border + width] = images
-    n, y, x, c = padded.strides
-    shape = (rows, count, m + 2 * border, padded.shape[2] * channels)
-    return np.ndarray(shape, padded.dtype, padded, strides=(n, m * y, y, c))
+    height, width, rows, channels = images.shape
+    side = matrix.shape[1]
+    padded = np.zeros((tiles.full_height + 2 * border, tiles.full_width + 2 * border,
+                       rows, channels), images.dtype)
+    padded[border:border + height, border:border + width] = images
+    if values is None:
+        shape = (VALUES, VALUES, tiles.count * rows, channels)
+        values = np.empty(shape, images.dtype)
+    tile_values = values.reshape(VALUES, VALUES, tiles.count, rows * channels)
+    for i in range(tiles.down):
+        strip = padded[TILE * i:TILE * i + side].reshape(side, -1)
+        columns = (matrix @ strip).reshape(VALUES, -1, rows * channels)
+        for j in range(tiles.across):
+            np.matmul(matrix, columns[:, TILE * j:TILE * j + side],
+                      out=tile_values[:, :, i * tiles.across + j])
+    return values
 
 
-def strip_count(height, m):
-    """How many strips of m rows cover the height."""
-    return (height + m - 1) // m
+def values_to_pixels(matrix, values, tiles):
+    """Apply `matrix` (p, 9) to both axes of each tile of 9 x 9 values, and add tiles that overlap.
+
+    (9, 9, tiles * n, C) -> (height, width, n, C): p = 7 gives the tiles' outputs, p = 9 their
+    pixels with a border of 1 around the image.
+    """
+    side = len(matrix)
+    channels = values.shape[3]
+    rows = values.shape[2] // tiles.count
+    values = values.reshape(VALUES, VALUES, tiles.count, rows * channels)
+    border = side - TILE
+    shape = (tiles.full_height + border, tiles.full_width + border, rows * channels)
+    pixels = np.zeros(shape, values.dtype)
+    for i in range(tiles.down):
+        columns = np.zeros((VALUES, shape[1], shape[2]), values.dtype)
+        for j in range(tiles.across):
+            columns[:, TILE * j:TILE * j + side] += matrix @ values[:, :, i * tiles.across + j]
+        strip = matrix @ columns.reshape(VALUES, -1)
+        pixels[TILE * i:TILE * i + side] += strip.reshape(side, shape[1], shape[2])
+    return pixels.reshape(shape[0], shape[1], rows, channels)
+
+
+def both_axes(matrix, array):
+    """matrix (p, q) and an array (q, q, ...) -> (p, p, ...): the matrix applied to both axes."""
+    p, q = matrix.shape
+    first = (matrix @ array.reshape(q, -1)).reshape(p, q, -1)
+    return np.matmul(matrix, first).reshape((p, p) + array.shape[2:])
 
 
 @functools.lru_cache(maxsize=None)
-def toom_cook(k, dtype):
-    """-> A (9, m), B (9, 9), G (9, k) with a = A'((G w) * (B' z)), for kernels of k numbers.
+def toom_cook(dtype):
+    """-> A (9, 7), B (9, 9), G (9, 3) with a = A'((G w) * (B' z)).
 
-    The product of two polynomials with m and k coefficients has degree 8. It is determined by its
+    The product of two polynomials with 7 and 3 coefficients has degree 8. It is determined by its
     values at 8 points and its leading coefficient, the "value at infinity". A and G evaluate the
-    two polynomials, and B goes back to coefficients (Lagrange): s = B((A r) * (G w)). The sum of a
-    convolution is the transpose of this map with respect to r.
+    two polynomials there, and B goes back to coefficients (Lagrange): s = B((A r) * (G w)). The sum
+    of a convolution is the transpose of this map with respect to r.
     """
-    m = PRODUCTS + 1 - k
-    A = np.vstack([np.vander(POINTS, m, increasing=True), np.eye(m)[-1:]])
-    G = np.vstack([np.vander(POINTS, k, increasing=True), np.eye(k)[-1:]])
-    B = np.zeros((PRODUCTS, PRODUCTS))
+    A = np.vstack([np.vander(POINTS, TILE, increasing=True), np.eye(TILE)[-1:]])
+    G = np.vstack([np.vander(POINTS, 3, increasing=True), np.eye(3)[-1:]])
+    B = np.zeros((VALUES, VALUES))
     for index, point in enumerate(POINTS):
         others = np.delete(POINTS, index)
         B[:8, index] = np.poly(others)[::-1]      # prod (x - q) over the other points q

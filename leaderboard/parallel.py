@@ -15,16 +15,18 @@ normalises each part by the statistics of that part alone, as replicas on severa
 import concurrent.futures
 import contextlib
 import copy
+import ctypes
 import functools
 import os
 import sys
 
 import numpy as np
 
+from fast_block import fuse
 from network import Network, check_batch
 
 # A replica keeps its own of these; it takes all other attributes of a layer from the network
-OWN = ('cache', 'rng', 'buffers')
+OWN = ('cache', 'rng')
 
 
 class ParallelNetwork(Network):
@@ -41,19 +43,19 @@ class ParallelNetwork(Network):
         self.parts = parts
         self.shares = []        # what share of the last batch's rows each replica got
         self.make_replicas()
+        keep_freed_memory()
 
     def make_replicas(self):
         """Make a replica for each part. The first has the network's own layers, not copies."""
-        self.replicated = list(self.layers)
-        self.replicas = [Network(self.layers, self.loss, input_shape=self.input_shape)]
+        self.twins = [list(self.layers)]      # the layers that the replicas compute
         for _ in range(1, self.parts):
             layers = [copy.copy(layer) for layer in self.layers]
             for layer in layers:
-                vars(layer).pop('buffers', None)
                 if hasattr(layer, 'rng'):      # no two threads may draw from one generator
                     layer.rng = np.random.default_rng(layer.rng.integers(2 ** 31))
-            replica = Network(layers, copy.copy(self.loss), input_shape=self.input_shape)
-            self.replicas.append(replica)
+            self.twins.append(layers)
+        self.replicas = [Network(fuse(layers), copy.copy(self.loss), input_shape=self.input_shape)
+                         for layers in self.twins]
 
     def forward(self, input, target):
         """Rows (N, ...) and targets (N,) or (N, K) -> predictions (N, K) and the mean loss."""
@@ -103,12 +105,12 @@ class ParallelNetwork(Network):
 
         The last batch is forgotten: if this one is refused, backward must not use the last one.
         """
-        if self.layers != self.replicated:      # a layer was exchanged
+        if self.layers != self.twins[0]:      # a layer was exchanged
             self.make_replicas()
         for number, replica in enumerate(self.replicas):
             replica.loss = copy.copy(self.loss) if number else self.loss
             replica.loss.cache = None
-            for layer, twin in zip(self.layers, replica.layers):
+            for layer, twin in zip(self.layers, self.twins[number]):
                 for name, value in vars(layer).items():
                     if name not in OWN:
                         setattr(twin, name, value)
@@ -150,8 +152,8 @@ class ParallelNetwork(Network):
             return
         index = self.layers.index(layer)
         total = 0
-        for share, replica in zip(self.shares, self.replicas):
-            array = getattr(replica.layers[index], attribute)
+        for share, layers in zip(self.shares, self.twins):
+            array = getattr(layers[index], attribute)
             total = total + array * array.dtype.type(share)
         setattr(layer, attribute, total)
 
@@ -186,6 +188,20 @@ def blas_controller():
               'set OPENBLAS_NUM_THREADS=1', file=sys.stderr)
         return None
     return threadpoolctl.ThreadpoolController()      # it looks for the library once: a millisecond
+
+
+@functools.lru_cache(maxsize=1)
+def keep_freed_memory():
+    """Make the C library keep the memory of freed arrays for the next ones, where it is glibc.
+
+    Else it gives large arrays back to the system, and gets their memory anew, page by page, in
+    every batch. All threads of the process wait for that.
+    """
+    library = ctypes.CDLL(None) if os.name == 'posix' else None
+    if hasattr(library, 'mallopt'):
+        library.mallopt(-1, 2 ** 31 - 1)      # M_TRIM_THRESHOLD: bytes at the end of the heap
+        library.mallopt(-3, 2 ** 25)          # M_MMAP_THRESHOLD: larger arrays are not kept
+        library.mallopt(-8, 1)                # M_ARENA_MAX: one heap for all threads
 
 
 def one_blas_thread():

@@ -112,9 +112,29 @@ def test_backward_needs_a_forward_and_its_shape():
         fast.backward(random(2, 5, 4, 2))
 
 
-@pytest.mark.parametrize('k', [1, 3, 5, 7])
-def test_toom_cook_against_the_sum_down_a_column(k):
-    A, B, G = fast_conv2d.toom_cook(k, np.float64)
-    column, kernel = random(9), random(k, seed=2)
-    expected = [kernel @ column[y:y + k] for y in range(10 - k)]
+def test_toom_cook_against_the_sum_down_a_column():
+    A, B, G = fast_conv2d.toom_cook(np.float64)
+    column, kernel = random(9), random(3, seed=2)
+    expected = [kernel @ column[y:y + 3] for y in range(7)]
     np.testing.assert_allclose(A.T @ ((G @ kernel) * (B.T @ column)), expected, atol=1e-12)
+
+
+def test_float32_of_many_channels_equals_plain_to_1e_4():
+    plain, fast = pair(192, 16, 3, np.float32)
+    images = random(4, 7, 7, 192).astype(np.float32)
+    assert_same(plain, fast, images, random(4, 7, 7, 16, seed=2).astype(np.float32), 1e-4)
+
+
+@pytest.mark.parametrize('cached', [1, 10 ** 9])
+def test_images_a_few_at_a_time_give_the_numbers_of_all_at_once(monkeypatch, cached):
+    plain, fast = pair(3, 2, 3, np.float64)
+    monkeypatch.setattr(fast_conv2d, 'CACHED', cached)
+    assert_same(plain, fast, random(9, 14, 14, 3), random(9, 14, 14, 2, seed=2), 1e-12)
+
+
+@KERNELS
+@pytest.mark.parametrize('channels, outputs', [(1, 3), (3, 1), (1, 1)])
+def test_one_channel(k, channels, outputs):
+    plain = layer.Conv2d(channels, outputs, k, np.random.default_rng(0)).astype(np.float64)
+    fast = fast_conv2d.Conv2d(channels, outputs, k, np.random.default_rng(0)).astype(np.float64)
+    assert_same(plain, fast, random(5, 8, 9, channels), random(5, 8, 9, outputs, seed=2), 1e-12)

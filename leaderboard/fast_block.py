@@ -1,0 +1,253 @@
+"""Conv2d, BatchNorm, ReLU and MaxPool2d as one block, with fewer passes through memory.
+
+    layers = fuse(layers)      # a list of layers, in which blocks take the place of such runs
+
+A pass through an array larger than the cache takes as long as several sums in the cache. So the
+block takes these short cuts. Each gives the numbers of the plain layers.
+
+- Images are (H, W, N, O) in memory. BatchNorm works on rows (H * W, N * O), a pixel of all images.
+  NumPy takes far longer for many short rows, (N * H * W, O). The arrays are the block's own, so it
+  changes them in place.
+- BatchNorm with a positive weight and ReLU are increasing functions, so the greatest pixel before
+  them is the greatest after them. So the block takes the maximum first, and the other two work on a
+  quarter of the numbers. Where BatchNorm's weight is negative, the block changes the sign of both
+  the weight and the kernel.
+- A few images go through the convolution and the maximum while they are in the cache.
+- In evaluation, BatchNorm multiplies and adds a number for each channel. The product is moved into
+  the kernel, and nothing is remembered.
+"""
+import numpy as np
+
+import fast_conv2d
+from layer import BatchNorm, MaxPool2d, ReLU, _Layer
+
+RUNS = ((fast_conv2d.Conv2d, MaxPool2d, BatchNorm, ReLU),
+        (fast_conv2d.Conv2d, BatchNorm, ReLU, MaxPool2d),
+        (fast_conv2d.Conv2d, BatchNorm, ReLU))
+
+
+def fuse(layers):
+    """-> a list of the layers, in which a Block stands for each run of layers as in RUNS."""
+    layers = list(layers)
+    fused = []
+    while layers:
+        length = run_length(layers)
+        if length:
+            fused.append(Block(layers[:length]))
+        else:
+            fused.append(layers[0])
+        layers = layers[max(1, length):]
+    return fused
+
+
+def run_length(layers):
+    """How many layers at the start of the list a Block can compute, 0 if it cannot."""
+    types = tuple(type(layer) for layer in layers[:4])
+    for run in RUNS:
+        if types[:len(run)] == run:
+            is_fast = layers[0].is_fast() and layers[0].bias is None
+            return len(run) if is_fast else 0
+    return 0
+
+
+class Block(_Layer):
+    """The layers of a run. They keep their parameters and get their gradients.
+
+    After `backward` another forward is needed: the block does not keep what it changed in place.
+    """
+
+    parameter_names = ('weight',)      # Network.backward goes back as far as the convolution
+
+    def __init__(self, layers):
+        self.layers = layers
+        self.conv = layers[0]
+        self.norm = [layer for layer in layers if type(layer) is BatchNorm][0]
+        self.pool_first = type(layers[1]) is MaxPool2d
+        self.pool_last = type(layers[-1]) is MaxPool2d
+
+    @property
+    def weight(self):
+        """The kernel."""
+        return self.conv.weight
+
+    def forward(self, input):
+        """(N, H, W, C) -> (N, H, W, O), with half the sides if the run has a MaxPool2d."""
+        self.conv.check_input(input)
+        images = input.transpose(1, 2, 0, 3)                       # (H, W, N, C), as in memory
+        if self.norm.training:
+            output, kept = self.forward_in_training(images)
+        else:
+            output, kept = self.forward_in_evaluation(images), (input,)
+        output = output.transpose(2, 0, 1, 3)
+        self.remember(output, kept)
+        return output
+
+    def backward(self, output_grad):
+        """dE/d(output) -> dE/d(input)."""
+        kept = self.recall(output_grad)
+        self.cache = None
+        if len(kept) == 1:
+            return self.backward_in_evaluation(kept[0], output_grad)
+        return self.backward_in_training(output_grad.transpose(1, 2, 0, 3), *kept)
+
+    def forward_in_training(self, images):
+        """Images (H, W, N, C) -> (H, W, N, O), and what backward_in_training needs."""
+        norm = self.norm
+        sign = np.ones_like(norm.weight)
+        if self.pool_last:
+            sign[norm.weight < 0] = -1
+        kernel = self.conv.weight * sign
+        values = fast_conv2d.empty_values(images, kernel)
+        shape = images.shape[:3] + (norm.features,)
+        parts = fast_conv2d.correlate_parts(images, kernel, values)
+        if self.pool_first:
+            sums, winners = pool_parts(parts, shape, images.dtype)
+        else:
+            sums, winners = fast_conv2d.join_parts(parts, shape, images.dtype), None
+
+        count = sums.size // norm.features
+        mean = channel_sums(sums) / count
+        change(sums, np.subtract, mean)
+        var = channel_products(sums, sums) / count
+        norm.update_running(sign * mean, var, count)
+        std = np.sqrt(var + norm.eps)
+        pooled = sums
+        if self.pool_last:
+            pooled, winners = pool(sums)
+        output = scale_shift_relu(pooled, sign * norm.weight / std, norm.bias)
+        return output, (shape, kernel, sign, values, winners, sums, std, pooled, output)
+
+    def backward_in_training(self, grad, shape, kernel, sign, values, winners, sums, std, pooled,
+                             output):
+        """Set the gradients of the layers -> dE/d(input)."""
+        norm = self.norm
+        count = sums.size // norm.features
+        grad = np.multiply(grad, output > 0, order='C')
+        norm.bias_grad = channel_sums(grad)
+        xhat_grad = channel_products(grad, pooled) / std           # sum of grad * xhat
+        norm.weight_grad = sign * xhat_grad
+        # dE/da = scale * (grad - mean of grad - xhat * mean of grad * xhat)
+        scale = sign * norm.weight / std
+        change(grad, np.multiply, scale)
+        if self.pool_last:
+            grad = unpool(grad, winners, shape)
+        change(sums, np.multiply, -scale * xhat_grad / (std * count))
+        change(sums, np.subtract, scale * norm.bias_grad / count)
+        sums += grad
+        if self.pool_first:
+            sums = unpool(sums, winners, shape)
+        weight_grad, input_grad = fast_conv2d.correlate_backward(
+            values, sums.transpose(2, 0, 1, 3), kernel, self.needs_input_grad)
+        self.conv.weight_grad = weight_grad * sign
+        return input_grad
+
+    def forward_in_evaluation(self, images):
+        """Images (H, W, N, C) -> (H, W, N, O), with the running statistics."""
+        norm = self.norm
+        scale = norm.weight / np.sqrt(norm.running_var + norm.eps)
+        shift = norm.bias - scale * norm.running_mean
+        kernel = self.conv.weight if self.pool_first else self.conv.weight * scale
+        height, width, rows, channels = images.shape
+        height, width, outputs = self.output_shape((height, width, channels))
+        output = np.empty((height, width, rows, outputs), images.dtype)
+        for part, sums in fast_conv2d.correlate_parts(images, kernel):
+            if self.pool_first or self.pool_last:
+                sums, _ = pool(sums, find_winners=False)
+            if self.pool_first:
+                change(sums, np.multiply, scale)
+            change(sums, np.add, shift)
+            np.maximum(sums, np.zeros_like(sums[:1, :1]), out=output[:, :, part])
+        return output
+
+    def backward_in_evaluation(self, input, output_grad):
+        """The layers do it themselves: they forward the input once more, and remember."""
+        for layer in self.layers:
+            input = layer.forward(input)
+        for layer in reversed(self.layers):
+            output_grad = layer.backward(output_grad)
+        return output_grad
+
+    def output_shape(self, input_shape):
+        for layer in self.layers:
+            input_shape = layer.output_shape(input_shape)
+        return input_shape
+
+    def __repr__(self):
+        return ' + '.join(map(repr, self.layers))
+
+
+# All of these take images as (H, W, N, O), and have a number for each channel in (1, O) ------------
+
+def channel_sums(images):
+    """The sum over all pixels, (1, O), as a matrix product with ones."""
+    rows = pixel_rows(images)
+    sums = np.ones((1, len(rows)), rows.dtype) @ rows
+    return sums.reshape(-1, images.shape[3]).sum(axis=0, keepdims=True)
+
+
+def channel_products(first, second):
+    """The sum over all pixels of the products of two arrays, (1, O)."""
+    sums = np.einsum('rd,rd->d', pixel_rows(first), pixel_rows(second))
+    return sums.reshape(-1, first.shape[3]).sum(axis=0, keepdims=True)
+
+
+def change(images, function, vector):
+    """images <- function(images, vector) in place."""
+    rows = pixel_rows(images)
+    function(rows, np.tile(vector, images.shape[2]), out=rows)
+
+
+def scale_shift_relu(images, scale, shift):
+    """-> max(0, scale * images + shift)."""
+    output = pixel_rows(images) * np.tile(scale, images.shape[2])
+    output += np.tile(shift, images.shape[2])
+    np.maximum(output, np.zeros_like(output[:1]), out=output)      # faster than with the number 0
+    return output.reshape(images.shape)
+
+
+def pixel_rows(images):
+    """(H, W, N, O) -> (H * W, N * O), in the same memory."""
+    height, width, rows, channels = images.shape
+    return images.reshape(height * width, rows * channels)
+
+
+def pool(images, find_winners=True):
+    """MaxPool2d.forward -> the greatest of each 2 x 2 square, and which of its pixels won.
+
+    An odd side gets a copy of its last row or column, which wins over no pixel.
+    """
+    height, width = images.shape[:2]
+    if height % 2 or width % 2:
+        images = np.pad(images, ((0, height % 2), (0, width % 2), (0, 0), (0, 0)), mode='edge')
+    top, bottom = images[0::2], images[1::2]
+    higher = np.maximum(top, bottom)
+    left, right = higher[:, 0::2], higher[:, 1::2]
+    pooled = np.maximum(left, right)
+    return pooled, (top >= bottom, left >= right) if find_winners else None
+
+
+def pool_parts(parts, shape, dtype):
+    """Pool the (slice, images) of correlate_parts, while they are in the cache, and join them."""
+    height, width, rows, channels = shape
+    down, across = (height + 1) // 2, (width + 1) // 2
+    top_wins = np.empty((down, 2 * across, rows, channels), bool)
+    left_wins = np.empty((down, across, rows, channels), bool)
+    pooled = np.empty(left_wins.shape, dtype)
+    for part, images in parts:
+        pooled[:, :, part], winners = pool(images)
+        top_wins[:, :, part], left_wins[:, :, part] = winners
+    return pooled, (top_wins, left_wins)
+
+
+def unpool(grad, winners, shape):
+    """MaxPool2d.backward: give the gradient to the pixels that won -> images of that shape."""
+    top_wins, left_wins = winners
+    higher_grad = np.empty(top_wins.shape, grad.dtype)
+    left, right = higher_grad[:, 0::2], higher_grad[:, 1::2]
+    np.multiply(grad, left_wins, out=left)
+    np.subtract(grad, left, out=right)            # exact, because one of the two is 0
+    images_grad = np.empty((2 * len(top_wins),) + top_wins.shape[1:], grad.dtype)
+    top, bottom = images_grad[0::2], images_grad[1::2]
+    np.multiply(higher_grad, top_wins, out=top)
+    np.subtract(higher_grad, top, out=bottom)
+    return images_grad[:shape[0], :shape[1]]
