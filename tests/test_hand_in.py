@@ -232,8 +232,8 @@ BROKEN = [     # what is done to the project, what the sentence says is wrong an
     (write_stand_in, "train.csv is a stand-in: put the competition's train.csv and test.csv"),
     (lambda folder: (folder / 'own.pdf').unlink(), 'own.pdf is missing'),
     (lambda folder: (folder / 'own.pdf').write_bytes(b'PK word'), 'own.pdf is no PDF file: export'),
-    (write_notebook(SOURCE.replace('network', 'helper')), 'do not run (ModuleNotFoundError: No mod'),
-    (write_notebook(SOURCE.replace('np.arange(', 'np.ones(3 + ')), 'of the four files alone has 13'),
+    (write_notebook(SOURCE.replace('network', 'helper')), 'do not run (ModuleNotFoundError: No'),
+    (write_notebook(SOURCE.replace('np.arange(', 'np.ones(3 + ')), 'four files alone has 13'),
     (write_notebook('1'), 'the four files by themselves wrote no DLAD-test-predict.csv')]
 
 
