@@ -186,6 +186,16 @@ def test_a_submission_with_a_name_of_its_own_keeps_it_beside_the_warning(lab, ca
     check_submission('mine.csv')
 
 
+@pytest.mark.parametrize('other', ['train.csv', 'test.csv'])
+def test_one_file_of_the_stand_in_is_enough_for_the_warning(lab, capsys, other):
+    mark_as_stand_in(lab)
+    content = read_bytes(other)
+    (lab / other).write_bytes(content + content.splitlines()[0] + b'\n')
+    assert run() == 0
+    assert 'do not hand in' in capsys.readouterr().out
+    assert 'stand-in-predict.csv' in files() and 'DLAD-test-predict.csv' not in files()
+
+
 def test_other_data_beside_an_old_marker_is_not_called_a_stand_in(lab, capsys):
     mark_as_stand_in(lab)
     for name in ('train.csv', 'test.csv'):
