@@ -1,8 +1,8 @@
-"""The layers of a neural network, each with its forward and its backward pass, in plain NumPy.
+"""The layers of a neural network, forward and backward, in plain NumPy.
 
-A layer's `forward` turns an input into an output. Its `backward` turns dE/d(output) into
-dE/d(input), where E is the loss. On the way it stores the gradients of its own weights.
-network.py calls the layers in order for the loss, and in reverse order for the gradients.
+`forward` turns an input into an output. `backward` takes dE/d(output), where E is the loss. It
+sets the gradients of the layer's own weights and returns dE/d(input). network.py calls `forward`
+from the first layer to the last, and `backward` from the last layer to the first.
 
 The handout writes a for a weighted sum, z = h(a) for an activation and delta for dE/da.
 Here `output_grad` is dE/d(output), and `input_grad` is dE/d(input).
@@ -25,8 +25,8 @@ __all__ = ['_Layer', 'FullyConnected', 'ReLU', 'Loss', 'SoftmaxWithLoss', 'Leaky
 class _Layer(object):
     """The base class of all layers. A new layer needs `forward` and `backward`, and no more.
 
-    A layer with weights lists their names in `parameter_names`. The gradient of `weight` is in
-    `weight_grad`. A layer that changes the shape of a row also has its own `output_shape`.
+    A layer with weights also lists their names in `parameter_names`, and `backward` sets
+    `weight_grad` for `weight`. A layer that changes the shape of a row also needs `output_shape`.
     """
 
     parameter_names = ()      # the arrays that SGD trains
@@ -41,11 +41,11 @@ class _Layer(object):
         raise NotImplementedError
 
     def backward(self, output_grad):
-        """Return dE/d(input), given dE/d(output). Set the gradients of the parameters."""
+        """Set the gradients of the parameters. Return dE/d(input), given dE/d(output)."""
         raise NotImplementedError
 
     def output_shape(self, input_shape):
-        """The shape of one output row, given that of one input row. ValueError if it cannot be."""
+        """The shape of one input row -> that of one output row. ValueError if it does not fit."""
         return input_shape
 
     def astype(self, dtype):
@@ -70,10 +70,10 @@ class _Layer(object):
         return cache[0] if len(cache) == 1 else cache
 
     def check_input(self, input):
-        """TypeError or ValueError if this layer cannot take the input."""
-        if getattr(input, 'dtype', None) not in (np.float32, np.float64):
-            kind = getattr(input, 'dtype', type(input).__name__)
-            raise TypeError(f'{self!r} got {kind}, expected an array of float32 or float64: '
+        """TypeError or ValueError unless `input` is an array of floats of the right shape."""
+        dtype = getattr(input, 'dtype', type(input).__name__)
+        if dtype not in (np.float32, np.float64):
+            raise TypeError(f'{self!r} got {dtype}, expected an array of float32 or float64: '
                             'for pixels 0..255 put PixelScaling() first')
         self.output_shape(input.shape[1:])
 
@@ -87,27 +87,10 @@ class _Layer(object):
         return f'{type(self).__name__}()'
 
 
-def random_generator(rng):
-    """Return `rng`. For None, return a new generator that np.random.seed determines."""
-    if rng is not None and not isinstance(rng, np.random.Generator):
-        raise TypeError(f'rng is {rng!r}, expected a generator such as np.random.default_rng(0)')
-    return rng or np.random.default_rng(np.random.randint(2 ** 31))
-
-
-def he_normal(rng, shape, fan_in):
-    """Draw float32 weights of variance 2 / fan_in, which keeps the variance through ReLU layers.
-
-    He, Zhang, Ren, Sun: Delving Deep into Rectifiers, 2015 (arXiv:1502.01852), equation 10.
-    """
-    weight = random_generator(rng).standard_normal(shape) * np.sqrt(2 / fan_in)
-    return weight.astype(np.float32)
-
-
 class FullyConnected(_Layer):
     """a_j = sum_i w_ji x_i + w_j0: every output is a weighted sum of all inputs, plus a bias.
 
-    weight (D, M) with weight[i, j] = w_ji, He initialisation. bias (1, M) with bias[0, j] = w_j0,
-    zero at first.
+    weight (D, M) holds w_ji in weight[i, j]. bias (1, M) holds w_j0 in bias[0, j].
     """
 
     parameter_names = ('weight', 'bias')
@@ -127,7 +110,7 @@ class FullyConnected(_Layer):
         return output
 
     def backward(self, output_grad):
-        """(N, M) -> (N, D). Here output_grad is the handout's delta."""
+        """(N, M) -> (N, D). output_grad is the handout's delta."""
         input = self.recall(output_grad)
         self.weight_grad = input.T @ output_grad                    # dE/dw_ji = sum_n x_i delta_j
         self.bias_grad = output_grad.sum(axis=0, keepdims=True)     # dE/dw_j0 = sum_n delta_j
@@ -145,10 +128,10 @@ class FullyConnected(_Layer):
 
 
 class ReLU(_Layer):
-    """z = h(a) = max(0, a), element by element. h'(a) = 1 where a > 0, else 0. Any shape.
+    """z = h(a) = max(0, a), element by element. h'(a) = 1 where a > 0, else 0.
 
-    With the layer above it, this is the handout's delta_j = h'(a_j) sum_k w_kj delta_k: the sum
-    is what FullyConnected.backward returns, and ReLU.backward multiplies it by h'(a_j).
+    The handout's delta_j = h'(a_j) sum_k w_kj delta_k takes two layers: FullyConnected.backward of
+    the layer above returns the sum, and ReLU.backward multiplies it by h'(a_j).
     """
 
     def forward(self, input):
@@ -158,14 +141,14 @@ class ReLU(_Layer):
 
     def backward(self, output_grad):
         input = self.recall(output_grad)
-        return output_grad * (input > 0)                               # dE/da = h'(a) dE/dz
+        return output_grad * (input > 0)                            # dE/da = h'(a) dE/dz
 
 
 def softmax(logits):
     """Logits (N, K) -> y (N, K) and ln y (N, K), with y_k = exp(a_k) / sum_j exp(a_j).
 
-    softmax(a) = softmax(a - max a), and the exponentials of a - max a cannot overflow. ln y is not
-    the logarithm of y, because a small y may round to 0.
+    softmax(a) = softmax(a - max a), and exp(a - max a) cannot overflow. ln y is computed from a,
+    because a small y rounds to 0.
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponential = np.exp(shifted)
@@ -182,34 +165,29 @@ class Loss(_Layer):
         return input_shape
 
     def target_rows(self, input, target):
-        """Integer labels (N,) or one-hot rows (N, K) -> rows (N, K) in the dtype of `input`.
-
-        ValueError, naming the row, for a label outside 0..K-1 or a row that does not sum to 1.
-        """
+        """Labels (N,) or one-hot rows (N, K) -> one-hot rows. ValueError that names a wrong one."""
         self.check_input(input)
         rows, classes = input.shape
-        target = np.asarray(target)
         if rows == 0:
             raise ValueError(f'{self!r} got no rows, expected at least one')
+        target = np.asarray(target)
+        one_hot = target
         if target.shape == (rows,) and target.dtype.kind in 'iu':
-            right = (target >= 0) & (target < classes)
-        elif target.shape == input.shape:
-            right = (abs(target.sum(axis=1) - 1.0) < 1e-4) & (target.min(axis=1) >= 0)
-        else:
+            one_hot = target[:, np.newaxis] == np.arange(classes)      # a wrong label: zeros
+        if one_hot.shape != input.shape:
             raise ValueError(f'target has the shape {target.shape} and dtype {target.dtype}, '
                              f'expected one-hot rows {input.shape} or integer labels ({rows},)')
+        one_hot = one_hot.astype(input.dtype)
+        right = (abs(one_hot.sum(axis=1) - 1) < 1e-4) & (one_hot.min(axis=1) >= 0)
         if not right.all():
             row = right.argmin()
             raise ValueError(f'target: row {row} is {target[row].tolist()}, expected a label '
                              f'0..{classes - 1} or a one-hot row, which sums to 1')
-        if target.ndim == 1:
-            return np.eye(classes, dtype=input.dtype)[target]
-        return target.astype(input.dtype)
+        return one_hot
 
 
 class SoftmaxWithLoss(Loss):
-    """Softmax y_k = exp(a_k) / sum_j exp(a_j), and the mean cross-entropy of its result,
-    E = -1/N sum_n sum_k t_nk ln y_nk.
+    """y_k = exp(a_k) / sum_j exp(a_j) and the mean cross-entropy E = -1/N sum_n,k t_nk ln y_nk.
 
     label_smoothing eps replaces the target t_k by (1 - eps) t_k + eps / K, as in PyTorch's
     CrossEntropyLoss (Szegedy et al. 2016, arXiv:1512.00567, section 7).
@@ -217,14 +195,12 @@ class SoftmaxWithLoss(Loss):
 
     def __init__(self, label_smoothing=0.0):
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f'label_smoothing is {label_smoothing!r}, expected 0 <= it < 1')
+            raise ValueError(f'label_smoothing is {label_smoothing!r}, expected at least 0 and '
+                             'less than 1')
         self.label_smoothing = float(label_smoothing)
 
     def forward(self, input, target):
-        """Logits (N, K) and targets -> predict (N, K) and the mean loss, a float.
-
-        The targets are integer labels (N,) or one-hot rows (N, K). ValueError if they do not fit.
-        """
+        """Logits (N, K), labels (N,) or one-hot (N, K) -> predict (N, K) and the mean loss."""
         target = self.target_rows(input, target)
         rows, classes = input.shape
         target = (1 - self.label_smoothing) * target + self.label_smoothing / classes
@@ -234,7 +210,7 @@ class SoftmaxWithLoss(Loss):
         return predict.copy(), float(loss)
 
     def backward(self):
-        """-> dE/da (N, K) of the mean loss that `forward` returned."""
+        """-> dE/da (N, K)."""
         predict, target = self.recall()
         return (predict - target) / len(predict)                       # delta_nk = (y - t) / N
 
@@ -245,6 +221,24 @@ class SoftmaxWithLoss(Loss):
     def __repr__(self):
         smoothing = f'label_smoothing={self.label_smoothing:g}' if self.label_smoothing else ''
         return f'SoftmaxWithLoss({smoothing})'
+
+
+# Initial weights and random numbers ---------------------------------------------------------------
+
+def he_normal(rng, shape, fan_in):
+    """Draw float32 weights of variance 2 / fan_in, which keeps the variance through ReLU layers.
+
+    He, Zhang, Ren, Sun: Delving Deep into Rectifiers, 2015 (arXiv:1502.01852), equation 10.
+    """
+    weight = random_generator(rng).standard_normal(shape) * np.sqrt(2 / fan_in)
+    return weight.astype(np.float32)
+
+
+def random_generator(rng):
+    """Return `rng`. For None, return a new generator that np.random.seed determines."""
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f'rng is {rng!r}, expected a generator such as np.random.default_rng(0)')
+    return rng or np.random.default_rng(np.random.randint(2 ** 31))
 
 
 # More activations, and the loss of the handout's derivation ---------------------------------------
@@ -298,7 +292,7 @@ class SquaredError(Loss):
     """E = 1/N sum_n 1/2 sum_k (y_nk - t_nk)^2 with y_k = a_k: the handout's loss, averaged."""
 
     def forward(self, input, target):
-        """Outputs (N, K) and targets as for SoftmaxWithLoss -> predict (N, K) and the mean loss."""
+        """Outputs (N, K), labels (N,) or one-hot (N, K) -> predict (N, K) and the mean loss."""
         difference = input - self.target_rows(input, target)
         loss = 0.5 * np.sum(difference ** 2) / len(input)
         self.remember(loss, difference)
@@ -310,7 +304,7 @@ class SquaredError(Loss):
         return difference / len(difference)                            # delta_nk = (y - t) / N
 
     def predict(self, input):
-        """The outputs themselves: y_k = a_k."""
+        """Outputs (N, K) -> the same: y_k = a_k."""
         return input
 
 
@@ -338,14 +332,11 @@ class PixelScaling(_Layer):
 
     def check_range(self, input):
         """ValueError for integers outside 0..255 and for floats that look like unscaled pixels."""
-        if input.size == 0:
-            return
-        least = input.min()
-        greatest = input.max()
-        if input.dtype.kind in 'iu':
-            if least < 0 or greatest > 255:
-                raise ValueError(f'{self!r} got {least}..{greatest}, expected pixels 0..255')
-        elif greatest > 20:
+        least = input.min(initial=0)
+        greatest = input.max(initial=0)
+        if input.dtype.kind in 'iu' and (least < 0 or greatest > 255):
+            raise ValueError(f'{self!r} got {least}..{greatest}, expected pixels 0..255')
+        if input.dtype.kind == 'f' and greatest > 20:
             raise ValueError(f'{self!r} got floats up to {greatest:g}, which look like '
                              'unscaled pixels: give integers 0..255, or divide by 255')
 
@@ -389,9 +380,9 @@ class Flatten(Reshape):
 
 
 class Dropout(_Layer):
-    """In training, zero each element with probability p and divide the others by 1 - p.
+    """In training, set each element to zero with probability p and divide the others by 1 - p.
 
-    The division keeps the expected value, so in evaluation the input passes unchanged.
+    The division keeps the expected value. So in evaluation the input passes unchanged.
     Srivastava et al.: Dropout, JMLR 15 (2014).
     """
 
@@ -402,7 +393,7 @@ class Dropout(_Layer):
         self.rng = random_generator(rng)
 
     def forward(self, input):
-        scale = np.ones((), input.dtype)
+        scale = 1.0
         if self.training:
             kept = self.rng.random(input.shape, dtype=np.float32) >= self.p
             scale = kept.astype(input.dtype) / (1 - self.p)
@@ -421,8 +412,8 @@ class Dropout(_Layer):
 class BatchNorm(_Layer):
     """y = weight * xhat + bias with xhat = (x - mean) / sqrt(var + eps), for each feature.
 
-    In training, mean and var are those of the batch. In evaluation, they are the running ones,
-    which training updates as PyTorch does: running = (1 - momentum) * running + momentum * batch.
+    Training takes mean and var of the batch. Evaluation takes running_mean and running_var, which
+    training updates as PyTorch does: running = (1 - momentum) * running + momentum * batch.
     Features are the last axis: in images (N, H, W, C) every pixel counts as a row of C features.
     weight, bias, running_mean and running_var are (1, D).
     Ioffe, Szegedy 2015 (arXiv:1502.03167), algorithm 1 and section 3.
@@ -460,15 +451,15 @@ class BatchNorm(_Layer):
         grad = output_grad.reshape(-1, self.features)
         self.bias_grad = grad.sum(axis=0, keepdims=True)
         self.weight_grad = (grad * xhat).sum(axis=0, keepdims=True)
-        if training:      # mean and var depend on every row: subtract what flows through them
+        if training:      # mean and var depend on every row: subtract the gradient through them
             grad = grad - self.bias_grad / len(grad) - xhat * self.weight_grad / len(grad)
         return (self.weight / std * grad).reshape(output_grad.shape)
 
     def update_running(self, mean, var, count):
         """Move the running mean and variance towards those of a batch of `count` rows."""
         if count < 2:
-            raise ValueError(f'BatchNorm.forward got {count} row in training, expected two or '
-                             'more: one row has no variance')
+            raise ValueError(f'{self!r} got {count} row in training, expected two or more: one '
+                             'row has no variance')
         unbiased = var * (count / (count - 1))
         self.running_mean = (1 - self.momentum) * self.running_mean + self.momentum * mean
         self.running_var = (1 - self.momentum) * self.running_var + self.momentum * unbiased
@@ -483,14 +474,14 @@ class BatchNorm(_Layer):
 
 
 def windows(images, k):
-    """Images (N, H, W, C) -> (N * H * W, k * k * C): the k x k pixels around each pixel as a row.
+    """Images (N, H, W, C) -> (N*H*W, k*k*C): the k x k pixels around each pixel as a row.
 
     Pixels outside the image are zero.
     """
     rows, height, width, channels = images.shape
     border = (k // 2, k // 2)
     padded = np.pad(images, ((0, 0), border, border, (0, 0)), mode='constant')
-    # The window of pixel [n, y, x] starts at padded[n, y, x]: nothing is copied before the reshape
+    # The window of pixel [n, y, x] starts at padded[n, y, x], so nothing is copied before reshape
     image, row, pixel, channel = padded.strides
     overlapping = np.lib.stride_tricks.as_strided(
         padded, (rows, height, width, k, k, channels), (image, row, pixel, row, pixel, channel))
@@ -500,9 +491,9 @@ def windows(images, k):
 class Conv2d(_Layer):
     """a[y, x, o] = sum_u,v,c w[u, v, c, o] z[y + u - k//2, x + v - k//2, c] + b[o].
 
-    The same k x k kernel w stands at every pixel; z is zero outside the image ("same" padding,
-    stride 1). weight (k, k, C, O) with He initialisation, fan_in = k*k*C; bias (1, O). k is odd.
-    bias=False leaves b out, e.g. before BatchNorm, which subtracts it again. LeCun et al. 1989.
+    The same kernel w of k x k pixels, k odd, is applied at every pixel. z is zero outside the image
+    ("same" padding, stride 1). weight (k, k, C, O), bias (1, O). bias=False leaves out b, e.g.
+    before BatchNorm, which subtracts it again. LeCun et al. 1989.
     """
 
     decayed_names = ('weight',)
@@ -538,7 +529,7 @@ class Conv2d(_Layer):
             self.bias_grad = grad.sum(axis=0, keepdims=True)
         if not self.needs_input_grad:
             return None
-        # dE/dz is a convolution, too: of output_grad, with the kernel turned by 180 degrees
+        # dE/dz is also a convolution: of output_grad, with the kernel turned by 180 degrees
         turned = self.weight[::-1, ::-1].transpose(0, 1, 3, 2).reshape(-1, self.in_channels)
         input_grad = windows(output_grad, self.kernel_size) @ turned
         return input_grad.reshape(output_grad.shape[:3] + (self.in_channels,))
@@ -549,17 +540,16 @@ class Conv2d(_Layer):
         return input_shape[:2] + (self.out_channels,)
 
     def __repr__(self):
-        bias = '' if self.bias is not None else ', bias=False'
-        return (f'Conv2d({self.in_channels}, {self.out_channels}, '
-                f'kernel_size={self.kernel_size}{bias})')
+        end = '' if self.bias is not None else ', bias=False'
+        sizes = f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}'
+        return f'Conv2d({sizes}{end})'
 
 
 class MaxPool2d(_Layer):
-    """The greatest of each 2 x 2 square: (N, H, W, C) -> (N, (H+1)//2, (W+1)//2, C).
+    """The greatest pixel of each 2 x 2 square: (N, H, W, C) -> (N, (H+1)//2, (W+1)//2, C).
 
-    A square at the end of an odd side is cut off by the border, as with PyTorch's ceil_mode=True.
-    backward gives the gradient to the greatest pixel: of equal ones in a column to the upper one,
-    and of equal columns to the left one.
+    The border cuts the last square of an odd side, as with PyTorch's ceil_mode=True. backward gives
+    the gradient to the greatest pixel. Of equal pixels the left one wins, then the upper one.
     """
 
     def forward(self, input):
@@ -583,7 +573,7 @@ class MaxPool2d(_Layer):
         return even_grad[:, :height, :width]
 
     def even_sides(self, images):
-        """Repeat the last row and column of an odd side: the copy wins over no pixel."""
+        """Repeat the last row or column of an odd side. The copies never win: see backward."""
         rows, height, width, channels = images.shape
         if height % 2 == 0 and width % 2 == 0:
             return images
@@ -597,14 +587,13 @@ class MaxPool2d(_Layer):
 
 
 class Augment(_Layer):
-    """In training, turn, scale, shear, shift and bend every image at random.
+    """In training, rotate, scale, shear, shift and bend every image at random.
 
-    rotation in degrees, scale and shear as fractions, shift in pixels: each is drawn uniformly from
-    -limit..limit, scale and shear and shift for each axis. elastic in pixels is the standard
-    deviation of a smooth random displacement: drawn at 4 x 4 points and interpolated between them,
-    after Simard et al.: Best Practices for Convolutional Neural Networks, 2003.
-
-    Takes (N, S*S) or (N, S, S, 1). A place outside the image reads as the nearest border pixel.
+    rotation (degrees), scale, shear (fractions) and shift (pixels) are limits: a number is drawn
+    uniformly from -limit..limit for each image, and for each axis except for rotation. elastic is
+    the standard deviation, in pixels, of displacements that are drawn at 4 x 4 points and
+    interpolated between them (after Simard et al.: Best Practices for Convolutional Neural
+    Networks, 2003). Takes (N, S*S) or (N, S, S, 1). Outside the image the border pixels go on.
     """
 
     def __init__(self, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0, rng=None):
@@ -629,16 +618,15 @@ class Augment(_Layer):
         if corners is None:
             return output_grad
         input_grad = np.zeros(output_grad.size)
-        for place, weight in corners:      # each pixel gives its gradient to those that it read
+        for place, weight in corners:      # the pixels that were read get the gradient
             grad = weight * output_grad.reshape(weight.shape)
             input_grad += np.bincount(place.ravel(), grad.ravel(), output_grad.size)
         return input_grad.astype(output_grad.dtype).reshape(output_grad.shape)
 
     def corners(self, rows, size):
-        """For every output pixel the four input pixels around the place where it is read.
+        """The four input pixels around the place where each output pixel is read.
 
-        [(index into all pixels (N, S*S), weight (N, S*S)), ...]: the weights of bilinear
-        interpolation, which sum to 1.
+        -> [(index into all pixels (N, S*S), weight (N, S*S)), ...] for bilinear interpolation.
         """
         y, x = np.clip(self.random_places(rows, size), 0, size - 1.001)
         top, left = y.astype(np.int32), x.astype(np.int32)
@@ -649,7 +637,7 @@ class Augment(_Layer):
                 (place + size, down * (1 - right)), (place + size + 1, down * right)]
 
     def random_places(self, rows, size):
-        """Draw where the pixels of the output are read: (2, N, S*S), y and x in pixels."""
+        """Draw the places where the output pixels are read: y and x in pixels, (2, N, S*S)."""
         angle = np.deg2rad(self.uniform(self.rotation, rows))
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         stretch = np.eye(2) * (1 + self.uniform(self.scale, rows, 2, 1))
