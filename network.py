@@ -15,7 +15,6 @@ import warnings
 import zipfile
 
 import numpy as np
-import pandas as pd
 
 from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, Loss, MaxPool2d,
                    PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
@@ -24,15 +23,15 @@ from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,
 class Network(object):
     """A sequential network: layers in a row, and a loss at the end.
 
-    Network() is the lab's network, 784-512-256-47 with ReLU. Its layers are fc1, act1, fc2, act2
-    and fc3: `net.act1 = Sigmoid()` exchanges one. Network([layer, ...], loss) takes any layers.
-    ValueError if the output of one does not fit the next. `input_shape` is the shape of a row.
+    Network() is the lab's network, 784-512-256-47 with ReLU. `net.act1 = Sigmoid()` exchanges a
+    layer. Network([layer, ...], loss) takes any layers. `input_shape` is the shape of a row.
+    ValueError if a layer does not fit the one before.
 
     The first layer divides the pixels 0..255 by 255, so a learning rate near 0.1 fits. The
     handout's 6e-4 is for pixels that are not divided, and for initial weights of 0.01 N(0, 1).
     """
 
-    names = ()      # the layers' names, in the order of `layers`
+    names = ()      # the names of the layers, e.g. fc1 for net.fc1
 
     def __init__(self, layers=None, loss=None, rng=None, input_shape=None):
         if layers is None:
@@ -54,26 +53,26 @@ class Network(object):
 
     def forward(self, input, target):
         """Rows (N, ...) and targets (N,) or (N, K) -> predictions (N, K) and the mean loss."""
-        self.loss.cache = None      # if this batch is refused, backward must not use the last one
+        self.loss.cache = None      # if this batch is refused, backward must be refused, too
         check_batch(input, target)
         for layer in self.layers:
             input = layer.forward(input)
         return self.loss.forward(input, target)
 
     def backward(self):
-        """Set every layer's weight_grad and bias_grad: the gradients of the last forward's loss."""
+        """Set the weight_grad and bias_grad of every layer, for the loss of the last forward."""
         grad = self.loss.backward()
         first = self.first_trained_layer()
         for index in range(len(self.layers) - 1, first - 1, -1):
             layer = self.layers[index]
-            layer.needs_input_grad = index > first      # no layer before the first is trained
+            layer.needs_input_grad = index > first      # no layer before `first` is trained
             grad = layer.backward(grad)
 
     def update(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
-        """Take one step of SGD, as torch.optim.SGD defines it (momentum: Sutskever et al. 2013).
+        """Take a step of SGD, as torch.optim.SGD does (momentum mu: Sutskever et al. 2013).
 
-        Weight decay shrinks the weights of FullyConnected and Conv2d, but not the others. With
-        nesterov the step is w <- w - lr (g + mu v).
+        Only the weights of FullyConnected and Conv2d decay. With nesterov, the step is
+        w <- w - lr (g + mu v).
         """
         lr, momentum, weight_decay = check_rates(lr, momentum, nesterov, weight_decay)
         for name, layer, attribute in self.parameters():
@@ -97,7 +96,7 @@ class Network(object):
                 yield f'{index}.{type(layer).__name__}.{attribute}', layer, attribute
 
     def first_trained_layer(self):
-        """The index of the first layer with parameters, or len(layers) if no layer has any."""
+        """The index of the first layer with parameters. len(layers) if there is none."""
         for index, layer in enumerate(self.layers):
             if layer.parameter_names:
                 return index
@@ -118,9 +117,9 @@ class Network(object):
 
     @contextlib.contextmanager
     def evaluation(self):
-        """Evaluation mode for a `with` block. Modes and generators are then as they were before.
+        """Evaluation mode for a `with` block. After it, modes and generators are as before.
 
-        The caches are empty after it, so that backward is refused.
+        The caches are empty after it, so `backward` is refused.
         """
         before = [(layer, layer.training, getattr(layer, 'rng', None)) for layer in self.layers]
         self.eval()
@@ -137,7 +136,7 @@ class Network(object):
     def predict(self, input, batch_size=256):
         """Rows (N, ...) -> predictions (N, K), e.g. probabilities, in evaluation mode. N may be 0.
 
-        ValueError, naming the row, where a prediction is not finite.
+        ValueError, naming the row, if a prediction is not finite.
         """
         with self.evaluation():
             return self.predict_rows(input, batch_size)
@@ -145,8 +144,8 @@ class Network(object):
     def predict_augmented(self, input, copies=8, batch_size=256):
         """Test-time augmentation: the mean prediction (N, K) over `copies` copies of each row.
 
-        The first copy is the row itself. The Augment layers change the others as in training. The
-        random numbers depend on the copy and on batch_size alone.
+        The first copy is the row itself. The Augment layers change the others as in training.
+        Their random numbers depend on the number of the copy and on batch_size.
         """
         check_count('copies', copies)
         augments = [layer for layer in self.layers if isinstance(layer, Augment)]
@@ -162,13 +161,13 @@ class Network(object):
         return total / copies
 
     def predict_rows(self, input, batch_size):
-        """Predict in the present mode, batch by batch."""
+        """Predict batch by batch, in the present mode."""
         check_batch(input)
         check_count('batch_size', batch_size)
         input = np.asarray(input)
         starts = range(0, max(1, len(input)), batch_size)
-        predict = np.concatenate([self.predict_batch(input[start:start + batch_size])
-                                  for start in starts])
+        parts = [self.predict_batch(input[start:start + batch_size]) for start in starts]
+        predict = np.concatenate(parts)
         finite = np.isfinite(predict).all(axis=tuple(range(1, predict.ndim)))
         if not finite.all():
             raise ValueError(f'predict: row {finite.argmin()} has a prediction that is not finite: '
@@ -195,7 +194,7 @@ class Network(object):
         return score(predicted, label, total_loss / len(label))
 
     def reseed(self, seed, replica=0):
-        """Give each layer that draws random numbers a new generator, from a list of integers."""
+        """Give a new generator, seeded by a list of integers, to each layer that has one."""
         for index, layer in enumerate(self.layers):
             if hasattr(layer, 'rng'):
                 layer.rng = np.random.default_rng([*seed, replica, index])
@@ -206,9 +205,9 @@ class Network(object):
             verbose=True, **settings):
         """Train, keep the weights of the best epoch, and return the history: see Training.
 
-        train and validation are pairs (data, label). A second call goes on from the present
-        weights, with a new history and the schedule from its start. `verbose` prints a line an
-        epoch. on_epoch(record) is called after each epoch, on_batch(part of it) after each step.
+        A second call goes on from the present weights, with a new history, and the schedule starts
+        again. on_epoch(record) is called after each epoch, on_batch(part of the epoch) after each
+        step. With `verbose`, each epoch prints a line.
         """
         training = Training(self, train, validation, epochs, batch_size, lr, **settings)
         self.history = training.history
@@ -230,7 +229,7 @@ class Network(object):
     def set_arrays(self, arrays, origin='the arrays'):
         """Copy arrays by name into the network. ValueError, with nothing changed, if one is wrong.
 
-        `origin` says in the error where the arrays come from.
+        `origin` names in the error where the arrays come from.
         """
         own = self.arrays()
         check_arrays(arrays, own, origin)
@@ -238,9 +237,9 @@ class Network(object):
             array[...] = arrays[name]
 
     def save(self, path, dtype=None):
-        """Write all parameters and states to an .npz file, as `dtype`, e.g. float16, if given."""
-        write_npz(path, {name: array.astype(dtype or array.dtype)
-                         for name, array in self.arrays().items()})
+        """Write all parameters and states to an .npz file, as `dtype` if given, e.g. float16."""
+        arrays = self.arrays()
+        write_npz(path, {name: arrays[name].astype(dtype or arrays[name].dtype) for name in arrays})
 
     def load(self, path):
         """Read what `save` wrote. ValueError, with nothing changed, for another network's file."""
@@ -252,7 +251,10 @@ class Network(object):
         """net.fc1 is the layer of that name in `layers`."""
         if name in self.names:
             return self.layers[self.names.index(name)]
-        raise AttributeError(f'the network has no attribute {name!r}')
+        hint = 'its layers have no names: write net.layers[index]'
+        if self.names:
+            hint = f'its named layers are {", ".join(self.names)}'
+        raise AttributeError(f'the network has no attribute {name!r}, {hint}')
 
     def __setattr__(self, name, value):
         """net.act1 = Sigmoid() exchanges the layer in `layers`. ValueError if it does not fit."""
@@ -268,7 +270,7 @@ class Network(object):
         self.velocity = {}      # the momentum belongs to the layer that is gone
 
     def shapes(self, layers=None):
-        """[output shape of each layer, without N]. ValueError, naming the layer that cannot be."""
+        """[output shape of each layer, without N]. ValueError, naming a layer that does not fit."""
         shape = self.input_shape
         shapes = []
         for index, layer in enumerate(self.layers if layers is None else layers):
@@ -291,14 +293,14 @@ class Network(object):
 
 
 class Training(object):
-    """Epochs of SGD on a network; the weights of the best epoch are kept.
+    """Epochs of SGD on a network. The weights of the best epoch are kept.
 
-    train and validation are pairs (data, label). The best epoch is the one with the best balanced
-    validation accuracy; without validation (None) it is the last. One step takes batch_size rows,
-    in a new random order each epoch. Its rate is lr * schedule(part of the training done, 0..1).
-    With ema_decay d > 0 an exponential moving average of the weights is validated and kept:
+    train and validation are pairs (data, label). The best epoch has the best balanced validation
+    accuracy. Without validation (None), the last epoch counts as the best. Each epoch shuffles the
+    rows. A step takes batch_size rows at the rate lr * schedule(part of the training done, 0..1).
+    With ema_decay d > 0, an exponential moving average of the weights is validated and kept:
     average <- d average + (1 - d) w, where d grows to its value (Polyak, Juditsky 1992). `sgd` are
-    the other arguments of Network.update. Every random number of an epoch comes from (seed, epoch).
+    the other arguments of Network.update. (seed, epoch) determines the random numbers of an epoch.
     """
 
     def __init__(self, net, train, validation, epochs, batch_size, lr, schedule=None, seed=0,
@@ -323,8 +325,8 @@ class Training(object):
     def run(self, on_epoch=None, on_batch=None, verbose=True):
         """Train to the last epoch, then put the best weights in place.
 
-        This also happens at Ctrl-C and when the training diverges, before the exception goes on.
-        FloatingPointError, naming epoch and batch, where a loss or a weight is not finite.
+        FloatingPointError, naming epoch and batch, if a loss or a weight is not finite. The best
+        weights are put in place also after this error and after Ctrl-C.
         """
         try:
             while len(self.history) < self.epochs:
@@ -361,7 +363,7 @@ class Training(object):
                              'validation': validated._asdict() if validated else None})
 
     def train_rows(self, order, on_batch):
-        """Take a step for each batch of rows, in `order` -> the Score of the training rows."""
+        """Take a step for each batch of rows in `order`. -> the Score of the training rows."""
         data, label = self.train
         predicted = np.zeros_like(label)
         total_loss = 0.0
@@ -395,20 +397,20 @@ class Training(object):
                 self.average[name] += share * (array - self.average[name])
 
     def is_best(self, validated):
-        """True if no epoch before had a balanced validation accuracy as good as this Score's."""
+        """True if the balanced validation accuracy is better than in all epochs before."""
         if validated is None:
             return True
         before = [record['validation']['balanced_accuracy'] for record in self.history]
         return not before or validated.balanced_accuracy > max(before)
 
     def state(self):
-        """A copy of all that the next epoch depends on: what a checkpoint holds."""
+        """A copy of all that the next epoch depends on, for a checkpoint."""
         return copy.deepcopy({'history': self.history, 'steps': self.steps, 'last': self.last,
                               'best': self.best, 'average': self.average,
                               'velocity': self.net.velocity})
 
     def restore(self, state):
-        """Go on from what `state` returned, to the same bits. ValueError if it does not fit."""
+        """Go on from what `state` returned, with the same bits. ValueError if it does not fit."""
         state = copy.deepcopy(state)      # the training changes its arrays in place
         self.net.set_arrays(state['last'], 'the weights of the checkpoint')
         self.last = state['last']
@@ -422,43 +424,43 @@ class Training(object):
 # What is refused: each function raises an error of one sentence -----------------------------------
 
 def check_layers(layers):
-    """The layers as a list. TypeError or ValueError, naming the one that cannot be in a network."""
+    """The layers as a list. TypeError or ValueError, naming one that cannot be in a network."""
     layers = list(layers)
     if not layers:
         raise ValueError('a network needs at least one layer')
     for index, layer in enumerate(layers):
+        kind = type(layer).__name__
         if isinstance(layer, type):
-            raise TypeError(f'layer {index} is the class {layer.__name__}: write '
-                            f'{layer.__name__}(...)')
+            kind = layer.__name__
+            raise TypeError(f'layer {index} is the class {kind}: write {kind}(...)')
         if isinstance(layer, Loss):
             raise TypeError(f'layer {index} is a loss: write Network(layers, {layer!r})')
         if not hasattr(layer, 'parameter_names') or not hasattr(layer, 'backward'):
-            raise TypeError(f'layer {index} is a {type(layer).__name__}, expected a layer: derive '
-                            'its class from _Layer')
-        check_parameter_names(layer)
+            raise TypeError(f'layer {index} is a {kind}: derive its class from _Layer')
         if any(layer is other for other in layers[:index]):
-            raise ValueError(f'layer {index} is in the network twice: it can remember the input '
-                             'of one place only, so make a second layer')
+            raise ValueError(f'layer {index} is in the network twice: a layer remembers one input '
+                             'only, make a second one')
+        check_parameter_names(layer)
     return layers
 
 
 def check_parameter_names(layer):
     """ValueError if the layer has a parameter that it does not list, or one that is no array."""
-    if not isinstance(layer.parameter_names, tuple):
-        raise ValueError(f'{layer!r}: parameter_names is {layer.parameter_names!r}, expected a '
-                         "tuple such as ('weight', 'bias')")
+    names = layer.parameter_names
+    if not isinstance(names, tuple):
+        raise ValueError(f'{layer!r}: parameter_names is {names!r}, expected a tuple such as '
+                         "('weight', 'bias')")
     for name, value in vars(layer).items():
-        is_parameter = hasattr(layer, name + '_grad') and name not in ('input', 'output')
-        if is_parameter and value is not None and name not in layer.parameter_names:
-            raise ValueError(f'{layer!r} has the parameter {name}, but parameter_names does not '
-                             f"list it, so SGD would not train it: add '{name}' there")
-    for name in layer.parameter_names:
+        has_grad = hasattr(layer, f'{name}_grad') and name not in ('input', 'output')
+        if has_grad and value is not None and name not in names:
+            raise ValueError(f'{layer!r} has the parameter {name}, but SGD would not train it: '
+                             f"add '{name}' to parameter_names")
+    for name in names:
         array = getattr(layer, name, None)
         if not isinstance(array, np.ndarray) or array.dtype.kind != 'f':
             kind = getattr(array, 'dtype', type(array).__name__)
             raise ValueError(f'{layer!r}: the parameter {name} is {kind}, expected an array of '
-                             f'floats, which update changes in place: write self.{name} = '
-                             'np.array(...)')
+                             f'floats: write self.{name} = np.array(...)')
 
 
 def check_loss(loss):
@@ -484,7 +486,7 @@ def check_count(name, count):
 
 
 def check_rates(lr, momentum, nesterov, weight_decay):
-    """lr, momentum and weight_decay as floats. TypeError or ValueError if one cannot be."""
+    """lr, momentum and weight_decay as floats. TypeError or ValueError if one cannot be used."""
     for name, value in (('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)):
         if not isinstance(value, (int, float, np.number)):
             raise TypeError(f'{name} is {value!r}, expected a number')
@@ -496,7 +498,7 @@ def check_rates(lr, momentum, nesterov, weight_decay):
 
 
 def check_pair(pair):
-    """(data, label) -> rows (N, ...) and integer labels (N,) as arrays, if they fit."""
+    """(data, label) -> rows (N, ...) and integer labels (N,) as arrays. ValueError for others."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f'got a {type(pair).__name__}, expected a pair: write '
                         'fit((data, label), (validation_data, validation_label), ...)')
@@ -518,10 +520,10 @@ def check_finite(name, value):
 
 
 def check_arrays(arrays, expected, origin):
-    """ValueError unless `arrays` has the names, the shapes and the kind of `expected`."""
-    if set(arrays) != set(expected):
-        missing = sorted(set(expected) - set(arrays))
-        others = sorted(set(arrays) - set(expected))
+    """ValueError unless `arrays` has the names and the shapes of `expected`, and floats."""
+    missing = sorted(set(expected) - set(arrays))
+    others = sorted(set(arrays) - set(expected))
+    if missing or others:
         raise ValueError(f'{origin} is of another network: {len(missing)} arrays are missing '
                          f'{missing[:1]}, {len(others)} are not known {others[:1]}')
     for name, array in expected.items():
@@ -533,12 +535,12 @@ def check_arrays(arrays, expected, origin):
 
 # Batches, scores and schedules --------------------------------------------------------------------
 
-# Mean loss of a row; percentage of rows predicted right; mean of that percentage over the classes
+# The mean loss, the percentage of right rows, and the mean of this percentage over the classes
 Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
 
 
 def score(predicted, label, loss=float('nan')):
-    """Predicted and true labels (N,) -> their Score, with the loss as given."""
+    """Predicted and true labels (N,) -> their Score with this loss."""
     hit = predicted == label
     rows = np.bincount(label)
     hits = np.bincount(label, weights=hit)
@@ -547,10 +549,7 @@ def score(predicted, label, loss=float('nan')):
 
 
 def batches(order, batch_size):
-    """Cut row numbers (N,) into batches. A last single row joins the batch before.
-
-    BatchNorm needs two rows in training.
-    """
+    """Cut row numbers (N,) into batches. A single last row joins the batch before: BatchNorm."""
     check_count('batch_size', batch_size)
     starts = list(range(0, len(order), batch_size))
     if len(order) - starts[-1] == 1 and len(starts) > 1 and batch_size > 1:
@@ -561,8 +560,8 @@ def batches(order, batch_size):
 def split_rows(count, validation_count, seed):
     """Shuffle 0..count-1 and cut it in two -> (training rows, validation rows)."""
     if not 0 < validation_count < count:
-        raise ValueError(f'cannot keep {validation_count} of {count} rows for validation: keep at '
-                         'least one, and fewer than all')
+        raise ValueError(f'cannot keep {validation_count} of {count} rows for validation: keep one '
+                         'or more, but not all')
     order = np.random.default_rng(seed).permutation(count)
     return order[:-validation_count], order[-validation_count:]
 
@@ -580,8 +579,8 @@ def one_cycle(done, warm_up=0.2):
 def correct_class_prior(predict, label):
     """Class-prior correction of probabilities (N, K), for a test with equally frequent classes.
 
-    `label` are the training labels. Bayes: p(class | image) is proportional to p(image | class)
-    p(class), so divide by the training's p(class). A class that never occurs counts as one row.
+    `label` are the training labels. By Bayes' rule p(class | image) is proportional to
+    p(image | class) p(class). So divide by p(class). A class without a row counts as one row.
     """
     count = np.bincount(label, minlength=predict.shape[1])
     prior = np.maximum(count, 1) / len(label)
@@ -604,10 +603,10 @@ def epoch_line(record):
 
 def character_network(rng=None, stages=((48,), (96, 96), (192, 192)), hidden=256, dropout=0.3,
                       augment=True, Conv2d=Conv2d, Network=Network):
-    """A convolutional network for rows of 784 pixels. By default, the leaderboard's.
+    """A convolutional network for rows of 784 pixels. The default is the leaderboard's.
 
-    `stages` are the output channels of the convolutions, 3 x 3 pixels each. Every stage ends in
-    MaxPool2d, which halves the sides: 28, 14, 7, 4.
+    `stages` are the output channels of the convolutions. The last convolution of a stage is
+    followed by MaxPool2d, which halves the sides: 28, 14, 7, 4.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     layers = [PixelScaling()]
@@ -641,8 +640,8 @@ CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Bal
 def read_csv(path, columns):
     """Read a CSV file of integers 0..255 without a header line: (N, columns) uint8.
 
-    Blank lines are skipped, and so is the byte order mark that Excel writes.
-    Raises FileNotFoundError, or ValueError in one sentence that names the first bad line.
+    Blank lines are skipped, and so is the byte order mark that Excel writes. FileNotFoundError, or
+    ValueError that names the first wrong line.
     """
     rows = bytearray()
     try:
@@ -655,61 +654,52 @@ def read_csv(path, columns):
         makes = ', or make it with data/prepare.py' if os.path.exists('data/prepare.py') else ''
         raise FileNotFoundError(f'{path} is missing: copy it there{makes}') from None
     except ValueError as error:
-        raise ValueError(f'{path}, line {number}: {error}; expected {columns} integers 0..255 '
-                         f'with commas between: {csv_remedy(path)}') from None
+        remedy = 'unpack it if it is packed, or copy or download it again'
+        if os.path.exists('data/check.py'):
+            remedy = f'run "python data/check.py {path}", which says what to do'
+        raise ValueError(f'{path}, line {number}: {error}, expected {columns} integers 0..255 with '
+                         f'commas between: {remedy}') from None
     if not rows:
-        raise ValueError(f'{path} is empty; expected lines of {columns} integers 0..255: '
-                         f'copy or download it again')
+        raise ValueError(f'{path} is empty, expected lines of {columns} integers 0..255: copy or '
+                         'download it again')
     return np.frombuffer(rows, dtype=np.uint8).reshape(-1, columns)
 
 
 def parse_line(line, columns):
-    """Turn a line of integers 0..255 into bytes, one a number; ValueError says what is wrong."""
-    others = line.translate(None, b'0123456789,')
-    if others:
-        place = line.index(others[:1])
-        start = line.rfind(b',', 0, place) + 1
-        wrong = line[start:start + 20].partition(b',')[0]
-        raise ValueError(f'got {wrong.decode("latin-1")!a}')
+    """A line of integers 0..255 -> bytes, one a number. ValueError, saying what the line has."""
+    not_digits = line.translate(None, b'0123456789')
+    if not_digits == b',' * (columns - 1) and not line.endswith(b','):
+        try:
+            values = np.fromstring(line, dtype=np.uint64, sep=',')
+            if len(values) == columns and values.max() <= 255:
+                return values.astype(np.uint8).tobytes()
+        except (ValueError, DeprecationWarning):      # a number is missing; NumPy < 2.3 only warns
+            pass
     if line.count(b',') != columns - 1:
-        raise ValueError(f'got {line.count(b",") + 1} numbers')
-    try:
-        values = np.fromstring(line, dtype=np.uint64, sep=',')
-    except (ValueError, DeprecationWarning):                # NumPy before 2.3 only warns, and stops
-        values = np.zeros(0)
-    if len(values) != columns or line.endswith(b','):       # after a last comma NumPy adds a 0
-        raise ValueError('a number or a comma is missing')
-    if values.max() > 255:
-        raise ValueError(f'got {values.max()}')
-    return values.astype(np.uint8).tobytes()
-
-
-def csv_remedy(path):
-    """Say what to do about a CSV file that cannot be read."""
-    if os.path.exists('data/check.py'):
-        return f'run "python data/check.py {path}", which says what to do'
-    return 'unpack it if it is packed, or copy or download it again'
+        start = line[:20].decode('latin-1')
+        raise ValueError(f'got {line.count(b",") + 1} numbers, the line starts with {start!a}')
+    for field in line.split(b','):
+        if not field.isdigit() or int(field) > 255:
+            raise ValueError(f'got {field[:20].decode("latin-1")!a}')
 
 
 def read_train(path):
     """Read train.csv: its pixels (N, 784) uint8 and its labels (N,) int, 0..46.
 
-    Raises FileNotFoundError or ValueError as read_csv does, and ValueError for labels that are
-    not the lab's. Warns of classes without a row.
+    The errors are those of read_csv, and ValueError for labels that are not the lab's. A class
+    without a row gives a warning.
     """
     rows = read_csv(path, 1 + 28 * 28)
     label = rows[:, 0].astype(int)
     last = rows[:, -1]
     if last.max() < len(CLASS_NAMES) and len(np.unique(last)) > len(np.unique(label)):
         raise ValueError(f'{path}: the labels seem to be in the last column, expected them in the '
-                         f'first: move that column to the front')
-    wrong = np.flatnonzero(label >= len(CLASS_NAMES))
-    if wrong.size:
-        remedy = 'it is not the data of this lab'
-        if label.min() == 1 and label.max() == len(CLASS_NAMES):
-            remedy = 'the labels count from 1, subtract 1 from each'
-        raise ValueError(f'{path}: row {wrong[0] + 1} has the label {label[wrong[0]]}, '
-                         f'expected 0..{len(CLASS_NAMES) - 1}: {remedy}')
+                         'first: move that column to the front')
+    wrong = label >= len(CLASS_NAMES)
+    if wrong.any():
+        row = wrong.argmax()
+        raise ValueError(f'{path}: row {row + 1} has the label {label[row]}, expected 0..46: '
+                         'subtract 1 from each if they count from 1, or use the data of this lab')
     try:
         refuse_missing_classes(label, path)
     except ValueError as error:
@@ -718,14 +708,11 @@ def read_train(path):
 
 
 def refuse_missing_classes(label, path):
-    """Raise ValueError, in one sentence, if a class has no row among the labels (N,)."""
-    counts = np.bincount(label, minlength=len(CLASS_NAMES))
-    missing = np.flatnonzero(counts == 0)
+    """ValueError that names the classes without a row among the labels (N,)."""
+    missing = np.setdiff1d(np.arange(len(CLASS_NAMES)), label)
     if missing.size:
-        shown = ', '.join(map(str, missing[:5])) + (', ...' if missing.size > 5 else '')
-        raise ValueError(f'{path}: {missing.size} of the {len(CLASS_NAMES)} classes have no row '
-                         f'(labels {shown}): it is a part of the data or another data set, '
-                         f'use the train.csv of this lab')
+        raise ValueError(f'{path} has no row of {missing.size} of the 47 classes, the labels '
+                         f'{missing.tolist()}: use the whole train.csv of this lab')
 
 
 def write_submission(path, predicted):
@@ -735,17 +722,16 @@ def write_submission(path, predicted):
         raise ValueError(f'{path} was not written: got predictions of shape {predicted.shape} and '
                          f'dtype {predicted.dtype}, expected labels 0..46 of shape (N,), as '
                          'predict(...).argmax(axis=1) gives')
-    table = pd.DataFrame({'Category': predicted.astype(int)})
-    text = table.to_csv(index_label='Id')
+    lines = [f'{row},{label}\n' for row, label in enumerate(predicted.astype(int))]
     with replacing(path) as file:
-        file.write(text.replace('\r\n', '\n').encode('ascii'))
+        file.write(('Id,Category\n' + ''.join(lines)).encode('ascii'))
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """Open a binary file that takes the place of `path` when all is written.
+    """Open a binary file that takes the place of `path` when it is complete.
 
-    On an error `path` stays as it was. A symbolic link is followed.
+    After an error, the file at `path` is as it was. A symbolic link is followed.
     """
     path = os.path.realpath(path)
     beside = f'{path}.{os.getpid()}.part'

@@ -322,8 +322,10 @@ def test_the_same_layer_twice_is_refused():
 
 
 def test_an_unknown_name_is_refused():
-    check_refused(AttributeError, lambda: Network().fc4, "no attribute 'fc4'")
-    check_refused(AttributeError, lambda: make_mlp().fc1, "no attribute 'fc1'")
+    check_refused(AttributeError, lambda: Network().fc4, "no attribute 'fc4'",
+                  'its named layers are scale, fc1, act1, fc2, act2, fc3')
+    check_refused(AttributeError, lambda: make_mlp().fc1, "no attribute 'fc1'",
+                  'its layers have no names: write net.layers[index]')
 
 
 def test_another_loss_may_be_set_later():
@@ -396,8 +398,8 @@ def test_a_layer_in_the_style_of_the_handout_is_trained():
 
 
 @pytest.mark.parametrize('layer, wanted', [
-    (InputFirst(), ['has the parameter weight', "add 'weight' there"]),
-    (InputFirst('gamma'), ['has the parameter gamma', "add 'gamma' there"]),
+    (InputFirst(), ['has the parameter weight', "add 'weight' to parameter_names"]),
+    (InputFirst('gamma'), ['the parameter gamma', "add 'gamma' to parameter_names"]),
     (ListedAsText(), ["parameter_names is 'weight'", 'expected a tuple']),
     (ListedAsList(), ["parameter_names is ['weight']", 'expected a tuple'])],
     ids=['weight', 'gamma', 'text', 'list'])
@@ -427,7 +429,7 @@ class Duck(object):
     ([FullyConnected(6, 5), ReLU], TypeError, 'layer 1 is the class ReLU: write ReLU(...)'),
     ([FullyConnected(6, 5), SoftmaxWithLoss()], TypeError,
      'layer 1 is a loss: write Network(layers, SoftmaxWithLoss())'),
-    ([FullyConnected(6, 5), np.tanh], TypeError, 'layer 1 is a ufunc, expected a layer'),
+    ([FullyConnected(6, 5), np.tanh], TypeError, 'layer 1 is a ufunc: derive its class'),
     ([FullyConnected(6, 5), Duck()], TypeError, 'layer 1 is a Duck'),
     ([FullyConnected(6, 5), FullyConnected(4, 3)], ValueError,
      'layer 1: FullyConnected(4, 3) expects an input (N, 4), got (N, 5)'),
