@@ -453,6 +453,8 @@ def test_the_names_of_the_arrays(layer, parameters, decayed, states):
     assert layer.state_names == states
     assert layer.training is True and layer.needs_input_grad is True and layer.cache is None
     assert layer.weight_grad is None and layer.bias_grad is None
+    for name in parameters + states:
+        assert getattr(layer, name).dtype == np.float32, name
 
 
 @pytest.mark.parametrize('layer, shape', [
