@@ -1,27 +1,27 @@
-"""How fast is the framework? One command: python tests/benchmark.py      (about six minutes on two cores)
+#!/usr/bin/env python3
+"""How fast is the framework? It times one epoch, prediction, and reading the data, beside others.
 
-It trains the same networks on the same random rows with
+    python leaderboard/benchmark.py                   some minutes on two cores
+    python leaderboard/benchmark.py --only cnn csv    some parts of it
 
-    ours           Network.train_epoch
-    PyTorch        eager mode on the CPU, written as its users write it
-    scikit-learn   MLPClassifier.partial_fit, for the networks that it knows
-    sgemm          the bare float32 matrix products of forward and backward: the machine's limit, were all else free;
-                   for convolutions products over whole windows, of whose multiplications our layer saves 4/7
+The sides of a comparison get the same network, weights and rows:
 
-and measures reading CSV, labels, prediction, augmentation, memory, and how the time grows with the number of rows.
+    ours            network.Network with the layers of layer.py
+    ours, fast      the same numbers by ParallelNetwork and the fast convolution of this folder
+    PyTorch         eager mode on the CPU with all cores, images channels-last
+    scikit-learn    MLPClassifier.partial_fit, for the networks that it knows
+    products        only the matrix products of forward and backward, in float32, over whole windows
+                    for a convolution: the limit, if all else took no time
 
-An epoch goes from uint8 rows in memory through a shuffled gather of each batch, scaling to float32, forward, mean
-cross-entropy and backward to a step of SGD with momentum. Before they are timed, our network and PyTorch's must have
-the same loss at each of three steps. The sides take turns (ours, PyTorch, ..., ours, PyTorch, ...), so that a slow
-moment of the machine meets all of them; ratios are taken within a turn.
+An epoch takes uint8 rows in a new random order, scales them, and makes a step of SGD with momentum
+for each batch. Before the timing, the first three losses of ours and of PyTorch must be equal.
+The sides take turns, so that a slow moment of the machine meets all of them. A ratio is of two
+times of one turn. Install torch and scikit-learn for their sides; a missing side is left out.
 """
 import argparse
 import collections
-import ctypes
-import functools
+import contextlib
 import importlib
-import itertools
-import multiprocessing
 import os
 import platform
 import sys
@@ -31,157 +31,156 @@ import time
 import numpy as np
 import pandas as pd
 
-HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, HOME)
+HOME = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HOME)
+sys.path[:0] = [ROOT]
 
-import network     # noqa: E402
-from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, MaxPool2d,     # noqa: E402
-                   PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
+import fast_conv2d                                                              # noqa: E402
+import layer                                                                    # noqa: E402
+from layer import (BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,         # noqa: E402
+                   MaxPool2d, PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
+from network import (Network, Training, character_network, read_csv,            # noqa: E402
+                     read_train)
+from parallel import ParallelNetwork, blas_controller                           # noqa: E402
 
 CORES = os.cpu_count() or 1
 EPOCH = 92000                # the lab's 100,000 training rows without 8,000 for validation
-PIXELS, CLASSES = 784, 47
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
-CSV_ROWS = 20000
 PREDICT_BATCH = 256
-SCALING_ROWS = (1000, 2000, 5000, 10000, 20000, 50000, 100000)     # one epoch of each
-EPOCHS, EPOCH_ROWS = 10, 10000                                     # and one training, epoch after epoch
-BLUE, VERMILION, GREEN = '#0072B2', '#D55E00', '#009E73'           # Okabe and Ito's colours, told apart by everyone
+CSV_ROWS = 10000
 
-# A line of the table. Seconds are for 92,000 rows, extrapolated; None for a side that is missing. The ratio is the
-# first side's time over this side's. peak_MB is the most memory that a fresh process held until then.
-Row = collections.namedtuple('Row', 'part measurement side rows seconds seconds_least seconds_greatest rows_per_second '
-                                    'ratio ratio_least ratio_greatest peak_MB')
+# A line of the table. Seconds are for 92,000 rows, extrapolated from `rows`. The ratio is this
+# side's time over the time of the side that the part compares with, e.g. PyTorch.
+Row = collections.namedtuple('Row', 'part measurement side rows seconds seconds_least '
+                                    'seconds_greatest ratio ratio_least ratio_greatest')
+
+# A side: its name, a function(rows) that works through so many rows, and the share of rows it gets
+Side = collections.namedtuple('Side', 'name work share')
 
 
-def fully_connected(*sizes):
-    """-> the network of fully connected layers of those sizes with ReLU between them."""
-    rng, layers = np.random.default_rng(0), [PixelScaling()]
+# The networks -------------------------------------------------------------------------------------
+
+def fully_connected(sizes):
+    """The network of fully connected layers of these sizes, with ReLU between them."""
+    rng = np.random.default_rng(0)
+    layers = [PixelScaling()]
     for inputs, outputs in zip(sizes, sizes[1:]):
         layers += [FullyConnected(inputs, outputs, rng), ReLU()]
-    return network.Network(layers[:-1])
+    return Network(layers[:-1])
 
 
-def convolutional():
-    """-> the convolutional network; each of its two shards normalises its half of a batch by itself."""
+def cnn(Conv2d=Conv2d, Network=Network):
+    """The small convolutional network, in the usual order of its layers."""
     rng = np.random.default_rng(0)
-    return network.Network([
-        PixelScaling(), Reshape(28, 28, 1),
-        Conv2d(1, 32, rng=rng, bias=False), BatchNorm(32), ReLU(), MaxPool2d(),
-        Conv2d(32, 64, rng=rng, bias=False), BatchNorm(64), ReLU(), MaxPool2d(),
-        Conv2d(64, 128, rng=rng, bias=False), BatchNorm(128), ReLU(), MaxPool2d(), Flatten(),
-        FullyConnected(1152, 256, rng), BatchNorm(256), ReLU(), FullyConnected(256, CLASSES, rng)], shards=2)
+    layers = [PixelScaling(), Reshape(28, 28, 1)]
+    for channels, outputs in ((1, 32), (32, 64), (64, 128)):
+        layers += [Conv2d(channels, outputs, rng=rng, bias=False), BatchNorm(outputs), ReLU(),
+                   MaxPool2d()]
+    layers += [Flatten(), FullyConnected(4 * 4 * 128, 256, rng), BatchNorm(256), ReLU(),
+               FullyConnected(256, 47, rng)]
+    return Network(layers)
 
 
-def leaderboard():
-    """-> the network for the leaderboard, without the layers that draw random numbers."""
-    layers = [layer for layer in network.character_network().layers if not isinstance(layer, (Augment, Dropout))]
-    return network.Network(layers, shards=2)
+def leaderboard(Conv2d=Conv2d, Network=Network):
+    """The network for the leaderboard, without the layers that draw random numbers."""
+    net = character_network(augment=False, Conv2d=Conv2d)
+    layers = [each for each in net.layers if not isinstance(each, Dropout)]
+    return Network(layers, SoftmaxWithLoss())
 
 
-# name: (function that makes the network, the same each time; batch sizes)
-NETS = collections.OrderedDict([
-    ('784-60-47', (lambda: fully_connected(784, 60, 47), (100, 256))),
-    ('default', (lambda: network.Network(rng=np.random.default_rng(0)), (100, 256))),
-    ('784-512-512-47', (lambda: fully_connected(784, 512, 512, 47), (100, 256))),
-    ('784-1024-1024-1024-47', (lambda: fully_connected(784, 1024, 1024, 1024, 47), (100, 256))),
-    ('cnn', (convolutional, (128,))),
-    ('leaderboard', (leaderboard, (128,)))])
+MLPS = {'784-60-47': (784, 60, 47), 'default': (784, 512, 256, 47),
+        '1024x3': (784, 1024, 1024, 1024, 47)}
+CNNS = {'cnn': cnn, 'leaderboard': leaderboard}
 
 
-def random_rows(count):
-    """Random images (count, 784) uint8 and labels (count,) int64, the same each time."""
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (count, PIXELS), dtype=np.uint8), rng.integers(0, CLASSES, count)
+def make_networks(name):
+    """-> the plain network of that name, and the fast one with the same weights or None."""
+    if name in MLPS:
+        return fully_connected(MLPS[name]), None
+    plain = CNNS[name]()
+    fast = CNNS[name](fast_conv2d.Conv2d, ParallelNetwork)
+    fast.set_arrays(plain.arrays())
+    return plain, fast
 
 
-def batches(rows, size):
-    """Slices of `size` rows, the last one as small as it falls."""
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-
-
-# The machine ----------------------------------------------------------------------------------------------------------
+# The machine --------------------------------------------------------------------------------------
 
 def optional(name):
-    """The module of that name, None where it is not installed; PyTorch is given all cores."""
+    """The module of that name, None where it is not installed."""
     try:
-        module = importlib.import_module(name)
+        return importlib.import_module(name)
     except ImportError:
         return None
-    if name == 'torch':
-        module.set_num_threads(CORES)
-    return module
 
 
-def blas_threads_in_force():
-    """The number of threads that NumPy's OpenBLAS uses now; None for another BLAS, which network.py cannot set."""
-    get_num_threads = network._openblas('get_num_threads')
-    return get_num_threads() if get_num_threads else None
-
-
-def blas_kernels():
-    """The processor whose kernels NumPy's OpenBLAS uses, e.g. SkylakeX with AVX-512; None for another BLAS."""
-    get_corename = network._openblas('get_corename')
-    if not get_corename:
-        return None
-    get_corename.restype = ctypes.c_char_p
-    return get_corename().decode('ascii')
+def blas_threads(count):
+    """A context in which NumPy's BLAS has so many threads, if threadpoolctl is installed."""
+    controller = blas_controller()
+    if controller is None:
+        return contextlib.ExitStack()
+    return controller.limit(limits=count, user_api='blas')
 
 
 def about():
-    """Lines that say which versions, how many threads and which kernels the numbers belong to."""
-    torch, sklearn = optional('torch'), optional('sklearn')
-    return ['Python %s, NumPy %s, PyTorch %s, scikit-learn %s' % (
-                platform.python_version(), np.__version__, torch.__version__ if torch else 'missing',
-                sklearn.__version__ if sklearn else 'missing'),
-            "%d cores. Threads in force: NumPy's BLAS %s (in cnn 1 for each of our 2 shards), PyTorch %s. "
-            "Kernels of NumPy's BLAS: %s" % (
-                CORES, blas_threads_in_force() or 'unknown, it is not OpenBLAS',
-                torch.get_num_threads() if torch else 'missing', blas_kernels() or 'unknown'),
-            'Seconds for an epoch of %d rows, extrapolated from the stated rows: median (least..greatest)' % EPOCH]
+    """Two lines that say to what the numbers belong."""
+    controller = blas_controller()
+    found = controller.info() if controller else []
+    libraries = [each for each in found if each['user_api'] == 'blas']
+    kernels = libraries[0].get('architecture', 'unknown') if libraries else 'unknown'
+    versions = [f'Python {platform.python_version()}', f'NumPy {np.__version__}']
+    for name, title in (('torch', 'PyTorch'), ('sklearn', 'scikit-learn')):
+        module = optional(name)
+        versions.append(f'{title} {module.__version__ if module else "missing"}')
+    return [', '.join(versions),
+            f"{CORES} cores, {processor()}. Kernels of NumPy's BLAS: {kernels}"]
 
 
-def peak_megabytes():
-    """The most memory that this process ever held, resource.getrusage's ru_maxrss; None on Windows."""
-    resource = optional('resource')
-    unit = 1.0 if sys.platform == 'darwin' else 1024.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2 ** 20 if resource else None
+def processor():
+    """The name of the processor, as far as the system tells it."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            names = [line.split(':')[1].strip() for line in file if line.startswith('model name')]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
 
 
-def in_fresh_process(function, *arguments):
-    """function(*arguments) in a child of a fork server, which is small: our own child would inherit our peak memory."""
-    fork_server = 'forkserver' in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context('forkserver' if fork_server else 'spawn')
-    if fork_server:
-        context.set_forkserver_preload([])
-    with context.Pool(1) as pool:
-        return pool.apply(function, arguments)
+def load_rows(count):
+    """The first rows of data/train.csv, else random ones: (N, 784) uint8 and labels (N,)."""
+    path = os.path.join(ROOT, 'data', 'train.csv')
+    if os.path.exists(path):
+        pixels, label = read_train(path)
+        if len(pixels) >= count:
+            return np.ascontiguousarray(pixels[:count]), label[:count].astype(np.int64)
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 784), dtype=np.uint8), rng.integers(0, 47, count)
 
 
-# The sides: each is a function(rows) that works through about so many rows and returns how many it did ----------------
+# The sides ----------------------------------------------------------------------------------------
 
 def our_training(net, pixels, label, batch):
-    rng = np.random.default_rng(0)
-
+    """A function(rows) that trains an epoch, with Training's loop over batches."""
     def epoch(rows):
-        net.train_epoch(pixels[:rows], label[:rows], batch, LEARNING_RATE, rng, momentum=MOMENTUM)
-        return rows
+        training = Training(net, (pixels[:rows], label[:rows]), None, 1, batch, LEARNING_RATE,
+                            momentum=MOMENTUM)
+        training.train_rows(np.random.default_rng(0).permutation(rows), None)
     return epoch
 
 
 class TorchSide(object):
-    """PyTorch's network with the layers and weights of ours, and its SGD. Images are NCHW in channels-last memory."""
+    """PyTorch's network with the layers and the weights of ours, and its SGD."""
 
     def __init__(self, net):
-        self.torch = optional('torch')
+        self.torch = importlib.import_module('torch')
+        self.torch.set_num_threads(CORES)
         self.model = torch_model(net).to(memory_format=self.torch.channels_last)
-        self.optimizer = self.torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+        self.optimizer = self.torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE,
+                                              momentum=MOMENTUM)
 
     def logits(self, pixels):
         return self.model(pixels.float().div_(255))
 
     def loss(self, pixels, label):
-        """Tensors (N, 784) uint8 and (N,) int64 -> the mean cross-entropy, a tensor."""
         return self.torch.nn.functional.cross_entropy(self.logits(pixels), label)
 
     def step(self, loss):
@@ -196,7 +195,6 @@ class TorchSide(object):
             self.model.train()
             for chosen in self.torch.randperm(rows).split(batch):
                 self.step(self.loss(pixels[chosen], label[chosen]))
-            return rows
         return epoch
 
     def prediction(self, pixels):
@@ -205,350 +203,295 @@ class TorchSide(object):
         def predict(rows):
             self.model.eval()
             with self.torch.inference_mode():
-                parts = pixels[:rows].split(PREDICT_BATCH)
-                return len(self.torch.cat([self.logits(part).softmax(1) for part in parts]))
+                for part in pixels[:rows].split(PREDICT_BATCH):
+                    self.logits(part).softmax(1)
         return predict
 
 
 def torch_model(net):
-    """A torch.nn.Sequential of the layers of `net` with copies of its weights, for scaled pixels (N, 784)."""
-    torch = optional('torch')
-    nn, modules, shape = torch.nn, [], (PIXELS,)
-    twins = {FullyConnected: lambda layer: nn.Linear(layer.in_features, layer.out_features),
-             Conv2d: lambda layer: nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding='same',
-                                                bias=layer.bias is not None),
-             BatchNorm: lambda layer: (nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(
-                 layer.features, eps=layer.eps, momentum=layer.momentum),
-             Reshape: lambda layer: nn.Unflatten(1, layer.shape[2:] + layer.shape[:2]),
-             Flatten: lambda layer: nn.Flatten(),
-             MaxPool2d: lambda layer: nn.MaxPool2d(2, ceil_mode=layer.ceil_mode),
-             ReLU: lambda layer: nn.ReLU(inplace=True)}
-    for layer in net.layers:
-        if type(layer) is PixelScaling:
-            continue      # TorchSide.logits scales
-        if type(layer) not in twins:
-            raise SystemExit("The benchmark stops: it does not know PyTorch's counterpart of %r." % layer)
-        modules.append(twins[type(layer)](layer))
-        if layer.parameter_names:
-            weight = layer.weight[0] if type(layer) is BatchNorm else np.moveaxis(layer.weight, (-1, -2), (0, 1))
-            if type(modules[-2:][0]) is nn.Flatten:      # ours flattens (H, W, C), PyTorch (C, H, W)
-                weight = weight.reshape((-1,) + images).transpose(0, 3, 1, 2).reshape(weight.shape)
-            modules[-1].weight.data = torch.tensor(np.ascontiguousarray(weight))
-            if layer.bias is not None:
-                modules[-1].bias.data = torch.tensor(layer.bias[0])
-        if len(shape) == 3:
-            images = shape
-        shape = layer.output_shape(shape)
-    return nn.Sequential(*modules)
+    """A torch.nn.Sequential of the layers of `net`, with copies of its weights."""
+    modules = []
+    image_shape = None
+    shape = net.input_shape
+    for each in net.layers:
+        if type(each) is not PixelScaling:      # TorchSide.logits scales
+            modules.append(torch_layer(each, shape, image_shape))
+        if type(each) is Flatten:
+            image_shape = shape
+        elif type(each) is FullyConnected:
+            image_shape = None
+        shape = each.output_shape(shape)
+    return importlib.import_module('torch').nn.Sequential(*modules)
+
+
+def torch_layer(each, shape, image_shape):
+    """PyTorch's counterpart of a layer for an input of that shape.
+
+    `image_shape` (H, W, C) is that of the images which were flattened just before.
+    """
+    torch = importlib.import_module('torch')
+    nn = torch.nn
+    if type(each) is ReLU:
+        return nn.ReLU(inplace=True)
+    if type(each) is MaxPool2d:
+        return nn.MaxPool2d(2, ceil_mode=True)
+    if type(each) is Flatten:
+        return nn.Flatten()
+    if type(each) is Reshape:
+        return nn.Unflatten(1, (each.shape[2],) + each.shape[:2])
+    if type(each) is BatchNorm:
+        kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
+        module = kind(each.features, eps=each.eps, momentum=each.momentum)
+        weight = each.weight[0]
+    elif isinstance(each, layer.Conv2d):
+        module = nn.Conv2d(each.in_channels, each.out_channels, each.kernel_size, padding='same',
+                           bias=each.bias is not None)
+        weight = each.weight.transpose(3, 2, 0, 1)
+    elif type(each) is FullyConnected:
+        module = nn.Linear(each.in_features, each.out_features)
+        weight = each.weight.T
+        if image_shape:      # ours flattens (H, W, C), PyTorch (C, H, W)
+            weight = weight.reshape((-1,) + image_shape).transpose(0, 3, 1, 2)
+            weight = weight.reshape(each.out_features, each.in_features)
+    else:
+        raise SystemExit(f'the benchmark does not know a layer of PyTorch for {each!r}')
+    module.weight.data = torch.tensor(np.array(weight))
+    if each.bias is not None:
+        module.bias.data = torch.tensor(each.bias[0])
+    return module
 
 
 def check_same_loss(net, torch_side, pixels, label):
-    """Stop unless our loss of a batch and PyTorch's are the same to 1e-4, before and after each of two steps of SGD.
+    """SystemExit unless three losses, before and after two steps, are PyTorch's to a thousandth.
 
-    With shards PyTorch's is the mean loss of the same parts of the batch, each normalised by itself as ours are.
+    For a ParallelNetwork, PyTorch's loss is the mean over the same parts of the batch.
     """
-    from_numpy = torch_side.torch.from_numpy
-    parts = list(zip(np.array_split(pixels, net.shards), np.array_split(label, net.shards)))
+    parts = getattr(net, 'parts', 1)
+    shares = [len(part) / len(pixels) for part in np.array_split(pixels, parts)]
+    torch_pixels = torch_side.torch.from_numpy(pixels).tensor_split(parts)
+    torch_label = torch_side.torch.from_numpy(label).tensor_split(parts)
     for step in range(3):
-        _, ours = net.forward(pixels, label)
+        ours = net.forward(pixels, label)[1]
         net.backward()
         net.update(LEARNING_RATE, momentum=MOMENTUM)
-        loss = sum(torch_side.loss(*map(from_numpy, part)) * (len(part[0]) / float(len(pixels))) for part in parts)
+        loss = 0
+        for share, part, part_label in zip(shares, torch_pixels, torch_label):
+            loss = loss + share * torch_side.loss(part, part_label)
         torch_side.step(loss)
         theirs = loss.item()
-        if not abs(ours - theirs) <= 1e-4 * abs(theirs):
-            raise SystemExit("The benchmark stops: after %d steps of SGD our loss is %.6f and PyTorch's is %.6f, so "
-                             'the two do not do the same work.\n%r' % (step, ours, theirs, net))
+        if not abs(ours - theirs) <= 1e-3 * abs(theirs):
+            raise SystemExit(f'the benchmark stops: after {step} steps our loss is {ours:.6f} and '
+                             f"PyTorch's is {theirs:.6f}, so they do not do the same work\n{net!r}")
 
 
 def sklearn_training(net, pixels, label, batch):
-    """A call of partial_fit is one shuffled epoch; its SGD has the same momentum, and with alpha=0 no weight decay."""
-    hidden = [layer.out_features for layer in net.layers if isinstance(layer, FullyConnected)][:-1]
+    """A function(rows): one call of partial_fit is an epoch. alpha=0 means no weight decay."""
+    hidden = [each.out_features for each in net.layers if isinstance(each, FullyConnected)][:-1]
     model = importlib.import_module('sklearn.neural_network').MLPClassifier(
-        hidden, solver='sgd', alpha=0, batch_size=batch, learning_rate_init=LEARNING_RATE, momentum=MOMENTUM,
-        nesterovs_momentum=False, random_state=0)
+        hidden, solver='sgd', alpha=0, batch_size=batch, learning_rate_init=LEARNING_RATE,
+        momentum=MOMENTUM, nesterovs_momentum=False, random_state=0)
 
     def epoch(rows):
-        model.partial_fit(pixels[:rows].astype(np.float32) / np.float32(255), label[:rows], classes=np.arange(CLASSES))
-        return rows
+        scaled = pixels[:rows].astype(np.float32) / 255
+        model.partial_fit(scaled, label[:rows], classes=np.arange(47))
     return epoch
 
 
-def matrix_products(net, batch, threads):
-    """The bare matrix products of an epoch with so many BLAS threads.
+def matrix_products(net, batch):
+    """A function(rows) of the matrix products alone.
 
-    A layer with weights (..., C, O) has for R rows, or places in images, and t = 1, or k * k places in a kernel
-
-        forward (R, tC) @ (tC, O)      weight gradient (tC, R) @ (R, O)      input gradient (R, tO) @ (tO, C)
+    A layer with weights (..., C, O) has R rows or pixels, and a kernel of t = 1 or k * k pixels:
+    forward (R, tC) @ (tC, O), weight gradient (tC, R) @ (R, O), input gradient (R, tO) @ (tO, C).
     """
-    rng, layers, shape = np.random.default_rng(0), [], (PIXELS,)
-    for layer in net.layers:
-        shape = layer.output_shape(shape)
-        if isinstance(layer, (FullyConnected, Conv2d)):
-            channels, outputs = layer.weight.shape[-2:]
-            taps, places = layer.weight.size // (channels * outputs), int(np.prod(shape[:-1], dtype=int))
-            sizes = [(batch * places, taps * channels), (taps * channels, outputs),      # input and weight,
-                     (batch * places, outputs), (taps * channels, outputs)]              # output and weight gradient
-            if layers:      # before the first nothing is trained
-                sizes += [(batch * places, taps * outputs), (taps * outputs, channels), (batch * places, channels)]
-            layers.append((places, [rng.random(size, dtype=np.float32) for size in sizes]))
+    rng = np.random.default_rng(0)
+    pairs = []
+    shape = net.input_shape
+    for each in net.layers:
+        shape = each.output_shape(shape)
+        if isinstance(each, (FullyConnected, layer.Conv2d)):
+            channels, outputs = each.weight.shape[-2:]
+            taps = each.weight.size // (channels * outputs)
+            count = batch * int(np.prod(shape[:-1]))
+            input = rng.random((count, taps * channels), dtype=np.float32)
+            grad = rng.random((count, outputs), dtype=np.float32)
+            weight = rng.random((taps * channels, outputs), dtype=np.float32)
+            if pairs:      # no layer before the first is trained
+                turned = rng.random((taps * outputs, channels), dtype=np.float32)
+                pairs.append((rng.random((count, taps * outputs), dtype=np.float32), turned))
+            pairs += [(input, weight), (input.T, grad)]
 
     def epoch(rows):
-        with network.blas_threads(threads):
-            for part in batches(rows, batch):
-                for places, (input, weight, output, weight_grad, *rest) in layers:
-                    used = slice((part.stop - part.start) * places)
-                    np.matmul(input[used], weight, out=output[used])
-                    np.matmul(input[used].T, output[used], out=weight_grad)
-                    if rest:
-                        delta, turned_weight, input_grad = rest
-                        np.matmul(delta[used], turned_weight, out=input_grad[used])
-        return rows
+        for _ in range(rows // batch):
+            for left, right in pairs:
+                left @ right
     return epoch
 
 
-# Measuring ------------------------------------------------------------------------------------------------------------
+# Measuring ----------------------------------------------------------------------------------------
 
-def take_turns(sides, rows, repeats):
-    """{name: function} -> {name: seconds a row in each turn}, after a warm-up; functions None are left out."""
-    sides = [(name, side) for name, side in sides.items() if side]
-    for _, side in sides:
-        side(min(rows, 1000))
-    times = collections.defaultdict(list)
-    for _, (name, side) in itertools.product(range(repeats), sides):
-        time.sleep(0.05)      # the threads of the side before stop spinning
-        started = time.perf_counter()
-        done = side(rows)
-        times[name].append((time.perf_counter() - started) / done)
-    return times
+def compare(part, measurement, sides, rows, repeats, reference):
+    """Let the sides take turns -> a Row for each; ratios are to the side named `reference`."""
+    counts = {side.name: max(PREDICT_BATCH, int(rows * side.share)) for side in sides}
+    for side in sides:
+        side.work(min(1000, counts[side.name]))
+    times = {side.name: [] for side in sides}
+    for _ in range(repeats):
+        for side in sides:
+            time.sleep(0.05)      # the threads of the side before stop spinning
+            started = time.perf_counter()
+            side.work(counts[side.name])
+            seconds = time.perf_counter() - started
+            times[side.name].append(seconds / counts[side.name])
+    found = []
+    for side in sides:
+        ratios = []
+        if reference in times and side.name != reference:
+            ratios = np.divide(times[side.name], times[reference])
+        seconds = np.multiply(times[side.name], EPOCH)
+        found.append(Row(part, measurement, side.name, counts[side.name], *spread(seconds),
+                         *spread(ratios)))
+    return found
 
 
-def make_row(part, measurement, side, rows, times, reference=(), peak=None):
-    """The Row of a side from its seconds a row and, for the ratios, those of the first side in the same turns."""
-    def spread(values):
-        return [float(function(values)) for function in (np.median, np.min, np.max)] if len(values) else [None] * 3
-
-    seconds = spread(np.multiply(times, EPOCH))
-    ratios = spread([first / own for first, own in zip(reference, times)])
-    return Row(part, measurement, side, rows, *seconds + [EPOCH / seconds[0] if times else None] + ratios + [peak])
-
-
-def compare(part, measurement, sides, rows, repeats):
-    """[(name, function)] -> a Row for each side; the first is what the others are compared with."""
-    times = take_turns(collections.OrderedDict(sides), rows, repeats)
-    return [make_row(part, measurement, name, rows, times[name], times[sides[0][0]] if index else ())
-            for index, (name, _) in enumerate(sides)]
+def spread(numbers):
+    """-> median, least and greatest number. None for each if there is no number."""
+    if len(numbers) == 0:
+        return [None, None, None]
+    return [float(np.median(numbers)), float(np.min(numbers)), float(np.max(numbers))]
 
 
 def measure_training(name, rows, repeats):
-    """Our epoch beside the others', at each batch size; the products with the number of BLAS threads that is faster."""
-    make, batch_sizes = NETS[name]
-    for batch in batch_sizes:
-        net, (pixels, label) = make(), random_rows(rows)
-        sides = [('ours', our_training(net, pixels, label, batch)), ('PyTorch', None)]
+    """An epoch of our network beside the others, for each batch size."""
+    for batch in (100, 256) if name in MLPS else (128,):
+        pixels, label = load_rows(rows)
+        plain, fast = make_networks(name)
+        products = matrix_products(plain, batch)
+        # The plain convolution takes long, so it gets few rows
+        sides = [Side('ours', our_training(plain, pixels, label, batch), 0.1 if fast else 1)]
+        if fast:
+            sides.append(Side('ours, fast', our_training(fast, pixels, label, batch), 1))
         if optional('torch'):
-            torch_side = TorchSide(net)
-            check_same_loss(net, torch_side, pixels[:batch], label[:batch])
-            sides[1] = ('PyTorch', torch_side.training(pixels, label, batch))
-        if all(type(layer) in (PixelScaling, FullyConnected, ReLU) for layer in net.layers):
-            sides.append(('scikit-learn', optional('sklearn') and sklearn_training(net, pixels, label, batch)))
-        sides += [('sgemm, BLAS threads: %s' % (threads or 'unknown'), matrix_products(net, batch, threads))
-                  for threads in (sorted({1, CORES}) if blas_threads_in_force() else [None])]
-        found = compare(name, '%s, batch %d' % (name, batch), sides, rows, repeats)
-        products = [row for row in found if row.side.startswith('sgemm')]
-        yield from found[:-len(products)] + [min(products, key=lambda row: row.seconds)]
-
-
-def measure_csv(rows, repeats):
-    """network.read_csv beside the np.loadtxt of the lab's template, which gets a tenth of the rows."""
-    pixels, label = random_rows(CSV_ROWS)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, 'rows.csv')
-        with open(path, 'w') as file:
-            file.writelines(','.join(map(str, row)) + '\n' for row in np.column_stack([label, pixels]).tolist())
-        return compare('csv', 'read CSV', [
-            ('ours', lambda rows: len(network.read_csv(path, 1 + PIXELS))),
-            ('np.loadtxt, a tenth', lambda rows: len(np.loadtxt(path, delimiter=',', dtype='int',
-                                                                max_rows=rows // 10)))], CSV_ROWS, repeats)
-
-
-def measure_labels(rows, repeats):
-    """The loss, forward and backward in batches of 100, for the two forms of its target."""
-    label, loss = random_rows(rows)[1], SoftmaxWithLoss()
-    logits = np.random.default_rng(0).standard_normal((rows, CLASSES), dtype=np.float32)
-
-    def handle(target, rows):
-        for part in batches(rows, 100):
-            loss.forward(logits[part], target[part])
-            loss.backward()
-        return rows
-
-    one_hot = np.eye(CLASSES, dtype=np.float32)[label]
-    return compare('labels', 'loss', [('ours, integer labels', functools.partial(handle, label)),
-                                      ('ours, one-hot labels', functools.partial(handle, one_hot))], rows, repeats)
+            for net in make_networks(name):
+                if net is not None:
+                    check_same_loss(net, TorchSide(net), pixels[:batch], label[:batch])
+            work = TorchSide(plain).training(pixels, label, batch)
+            sides.append(Side('PyTorch', work, 1))
+        if optional('sklearn') and not fast:
+            sides.append(Side('scikit-learn', sklearn_training(plain, pixels, label, batch), 1))
+        sides.append(Side('products', products, 1))
+        yield from compare(name, f'{name}, batch {batch}', sides, rows, repeats, 'PyTorch')
 
 
 def measure_predict(rows, repeats):
-    """Probabilities for rows of pixels, in batches of PREDICT_BATCH on both sides."""
-    pixels, _ = random_rows(rows)
-    for name in ('default', 'cnn'):
-        net = NETS[name][0]()
-        yield from compare('predict', 'predict, %s' % name, [
-            ('ours', lambda rows: len(net.predict(pixels[:rows], batch_size=PREDICT_BATCH))),
-            ('PyTorch', TorchSide(net).prediction(pixels) if optional('torch') else None)], rows, repeats)
+    """Probabilities for rows of pixels, in batches of PREDICT_BATCH."""
+    pixels, _ = load_rows(rows)
+    for name in ('default', 'cnn', 'leaderboard'):
+        plain, fast = make_networks(name)
+        net = fast or plain
+
+        def predict(rows):
+            net.predict(pixels[:rows], batch_size=PREDICT_BATCH)
+        sides = [Side('ours, fast' if fast else 'ours', predict, 1)]
+        if optional('torch'):
+            sides.append(Side('PyTorch', TorchSide(net).prediction(pixels), 1))
+        yield from compare('predict', f'predict, {name}', sides, rows, repeats, 'PyTorch')
 
 
-def measure_augment(rows, repeats):
-    """One pass of random affine and elastic changes over the images, in batches of 100."""
-    images = PixelScaling().forward(random_rows(rows)[0])
-    augment = Augment(rotation=10, scale=0.1, shear=0.1, shift=2, elastic=1, rng=np.random.default_rng(0))
-    return compare('augment', 'augment', [
-        ('ours', lambda rows: sum(len(augment.forward(images[part])) for part in batches(rows, 100)))], rows, repeats)
+def measure_csv(rows, repeats):
+    """network.read_csv beside np.loadtxt, which the lab's template uses."""
+    pixels, label = load_rows(CSV_ROWS)
+    table = np.column_stack([label, pixels])
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'rows.csv')
+        pd.DataFrame(table).to_csv(path, header=False, index=False)
+
+        def ours(rows):
+            read_csv(path, 785)
+
+        def loadtxt(rows):
+            np.loadtxt(path, delimiter=',', dtype='int')
+        sides = [Side('ours', ours, 1), Side('np.loadtxt', loadtxt, 1)]
+        yield from compare('csv', 'read CSV', sides, CSV_ROWS, repeats, 'np.loadtxt')
 
 
-def train_epochs(side, rows, epochs):
-    """Train the default network -> [(seconds a row, peak MB of this process so far)] of each epoch."""
-    net, (pixels, label), results = NETS['default'][0](), random_rows(rows), []
-    epoch = (our_training(net, pixels, label, 100) if side == 'ours' else TorchSide(net).training(pixels, label, 100))
-    with network.blas_threads(CORES):
-        for _ in range(epochs):
-            started = time.perf_counter()
-            epoch(rows)
-            results.append(((time.perf_counter() - started) / rows, peak_megabytes()))
-    return results
+PARTS = {'predict': measure_predict, 'csv': measure_csv}
+NAMES = [*MLPS, *CNNS, *PARTS]
 
 
-def measure_memory(rows, repeats):
-    """Peak memory of a fresh process, with all it imports, that has trained the default network for three epochs."""
-    for side in ('ours', 'PyTorch'):
-        results = in_fresh_process(train_epochs, side, rows, 3) if side == 'ours' or optional('torch') else []
-        yield make_row('memory', 'peak memory, default', side, rows, [seconds for seconds, _ in results],
-                       peak=results[-1][1] if results else None)
+def measure(name, rows, repeats):
+    """Yield the Rows of a part."""
+    if name in PARTS:
+        return PARTS[name](rows, repeats)
+    return measure_training(name, rows, repeats)
 
 
-def measure_scaling(rows, repeats):
-    """Our time for one epoch of more and more rows; then time and peak memory of a training, epoch after epoch."""
-    epoch = our_training(NETS['default'][0](), *random_rows(max(SCALING_ROWS)), batch=100)
-    times = take_turns({count: lambda _, count=count: epoch(count) for count in SCALING_ROWS}, rows, repeats)
-    for count in SCALING_ROWS:
-        yield make_row('scaling', 'one epoch, default', 'ours', count, times[count])
-    for number, (seconds, peak) in enumerate(in_fresh_process(train_epochs, 'ours', EPOCH_ROWS, EPOCHS), 1):
-        yield make_row('scaling', 'epoch %d of %d, default' % (number, EPOCHS), 'ours', EPOCH_ROWS, [seconds],
-                       peak=peak)
-
-
-# name: function(rows, repeats) that yields Rows
-PARTS = collections.OrderedDict([(name, functools.partial(measure_training, name)) for name in NETS] + [
-    ('csv', measure_csv), ('labels', measure_labels), ('predict', measure_predict), ('augment', measure_augment),
-    ('memory', measure_memory), ('scaling', measure_scaling)])
-
-
-# Table and figure -----------------------------------------------------------------------------------------------------
-
-LINE = '%-32s %-22s %7s  %9s %-18s %9s  %9s %-14s %8s'
-HEADER = LINE % ('measurement', 'side', 'rows', 'seconds', '(least..greatest)', 'rows/s', 'ours / it', '', 'peak MB')
-
+# Table and figure ---------------------------------------------------------------------------------
 
 def table_line(row):
     """A Row as a line of the printed table."""
-    def text(form, *values):
-        return form % values if None not in values else ''
-
-    return (LINE % (row.measurement, row.side, row.rows, text('%.2f', row.seconds) or 'missing',
-                    text('(%.2f..%.2f)', row.seconds_least, row.seconds_greatest), text('%.0f', row.rows_per_second),
-                    text('%.2f', row.ratio), text('(%.2f..%.2f)', row.ratio_least, row.ratio_greatest),
-                    text('%.0f', row.peak_MB))).rstrip()
+    line = f'{row.measurement:26} {row.side:13} {row.rows:7} rows {row.seconds:9.2f} s'
+    if row.ratio is not None:
+        line += f'   ratio {row.ratio:5.2f} ({row.ratio_least:.2f} to {row.ratio_greatest:.2f})'
+    return line
 
 
 def write_csv(path, lines, rows):
-    """The rows as CSV below `lines` as comments."""
+    """The rows as CSV, below `lines` as comments."""
     with open(path, 'w') as file:
-        file.write(''.join('# %s\n' % line for line in lines))
-        pd.DataFrame(rows, columns=Row._fields).to_csv(file, index=False, float_format='%.6g')
+        for line in lines:
+            file.write(f'# {line}\n')
+        table = pd.DataFrame(rows, columns=Row._fields)
+        table.to_csv(file, index=False, float_format='%.6g')
 
 
 def draw(path, lines, rows):
-    """Two panels: our time relative to PyTorch's, and our time and memory as the rows grow in number."""
+    """A bar for each comparison: the median of our time over PyTorch's, with its range."""
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
-    figure, panels = plt.subplots(1, 2, figsize=(13, 5.2))
-    for axes, title, draw_panel, shown in zip(
-            panels, ("Our time / PyTorch's: below 1 ours is faster", 'Default network: time and memory against rows'),
-            (draw_ratios, draw_scaling), ([row for row in rows if row.side == 'PyTorch' and row.ratio],
-                                          [row for row in rows if row.part == 'scaling'])):
-        axes.set_title(title)
-        if shown:
-            draw_panel(axes, shown)
-        else:
-            axes.text(0.5, 0.5, 'not measured', ha='center')
-            axes.axis('off')
-    figure.text(0.01, 0.01, '\n'.join(lines[:2]), fontsize=8, color='0.35')
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    shown = [row for row in rows if row.side == 'ours, fast' and row.ratio]
+    shown += [row for row in rows if row.side == 'ours' and row.ratio and row.part in MLPS]
+    shown += [row for row in rows if row.measurement == 'predict, default' and row.ratio]
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for place, row in enumerate(shown):
+        error = [[row.ratio - row.ratio_least], [row.ratio_greatest - row.ratio]]
+        axes.barh(place, row.ratio, xerr=error, color='#0072B2', capsize=3)
+    axes.set_yticks(range(len(shown)))
+    axes.set_yticklabels([f'{row.measurement}: {row.ratio:.2f}' for row in shown])
+    axes.axvline(1, color='#D55E00', linestyle='--')
+    axes.set_xlabel("our time / PyTorch's time (dashed line: equal)")
+    axes.invert_yaxis()
+    figure.text(0.01, 0.01, '\n'.join(lines), fontsize=7, color='0.35')
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def draw_ratios(axes, rows):
-    """A bar for each comparison: the median ratio, and a line from the least to the greatest."""
-    ratios, least, greatest = np.array([[row.ratio, row.ratio_least, row.ratio_greatest] for row in rows]).T
-    axes.barh([row.measurement for row in rows], ratios, xerr=[ratios - least, greatest - ratios], height=0.6,
-              color=BLUE, ecolor='black', capsize=3)
-    for place, ratio in enumerate(ratios):
-        axes.text(0.98, place, '%.2f' % ratio, ha='right', va='center', transform=axes.get_yaxis_transform())
-    axes.axvline(1, color=VERMILION, linestyle='--')
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.25 * max(1, greatest.max()))      # with room for the numbers
-    axes.set_xlabel('ratio, median and spread (dashed: PyTorch)')
-
-
-def draw_scaling(axes, rows):
-    """Microseconds a row against the rows trained; on the right axis the peak memory of the training that goes on."""
-    single = [row for row in rows if row.measurement.startswith('one epoch')]
-    going_on = [row for row in rows if row not in single]
-    trained = np.cumsum([row.rows for row in going_on])
-    median, least, greatest = 1e6 / EPOCH * np.array([[row.seconds, row.seconds_least, row.seconds_greatest]
-                                                      for row in single]).T
-    memory = axes.twinx()
-    lines = [axes.errorbar([row.rows for row in single], median, [median - least, greatest - median], color=BLUE,
-                           marker='o', capsize=3, label='time: one epoch of so many rows'),
-             axes.plot(trained, [1e6 / EPOCH * row.seconds for row in going_on], color=VERMILION, marker='s',
-                       linestyle='--', label='time: epoch after epoch of %d rows' % going_on[0].rows)[0],
-             memory.plot(trained, np.array([row.peak_MB for row in going_on], float), color=GREEN, marker='^',
-                         linestyle=':', label='peak memory, epoch after epoch (right axis)')[0]]
-    axes.set_xscale('log')
-    axes.set(xlabel='rows trained', ylabel='microseconds a row', ylim=(0, 1.5 * axes.get_ylim()[1]))
-    memory.set_ylabel('peak memory, MB', color=GREEN)
-    memory.tick_params(axis='y', colors=GREEN)
-    memory.set_ylim(0, 3 * memory.get_ylim()[1])      # below the times
-    axes.legend(handles=lines, loc='upper left', frameon=False, fontsize=9)
-
-
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description='Time the framework beside PyTorch, scikit-learn and bare products.')
-    parser.add_argument('--rows', type=int, default=6000, help='rows of an epoch that is timed (default: %(default)s)')
-    parser.add_argument('--full', action='store_true', help='whole epochs: --rows %d' % EPOCH)
-    parser.add_argument('--repeats', type=int, default=5, help='turns of the sides (default: %(default)s)')
-    parser.add_argument('--only', nargs='+', choices=list(PARTS), metavar='NAME', help='of ' + ', '.join(PARTS))
-    parser.add_argument('--csv', help='where the table goes (default: report/benchmark.csv; with --only: nowhere)')
-    parser.add_argument('--figure', help='where the figure goes (default: report/benchmark.png; with --only: nowhere)')
+    parser = argparse.ArgumentParser(description='Time the framework beside others.')
+    parser.add_argument('--rows', type=int, default=6000, help='rows of an epoch (default: 6000)')
+    parser.add_argument('--repeats', type=int, default=5, help='turns of the sides (default: 5)')
+    parser.add_argument('--only', nargs='+', choices=NAMES, metavar='NAME',
+                        help='of ' + ', '.join(NAMES))
+    parser.add_argument('--output', help='the start of the names of the files .csv and .png '
+                                         '(default: benchmark in this folder; --only: none)')
     options = parser.parse_args(arguments)
-    if options.rows < 256 or options.repeats < 1:
-        parser.error('--rows must be 256 or more, a whole batch, and --repeats 1 or more')
-    results = []
-    with network.blas_threads(CORES):
-        lines = about()
-        print('\n'.join(lines + ['', HEADER]))
-        for name in options.only or PARTS:
-            for row in PARTS[name](EPOCH if options.full else options.rows, options.repeats):
-                results.append(row)
+    if options.rows < PREDICT_BATCH or options.repeats < 1:
+        parser.error(f'--rows must be {PREDICT_BATCH} or more, --repeats 1 or more')
+    lines = about()
+    print('\n'.join(lines + [f'Seconds are for {EPOCH} rows', '']))
+    rows = []
+    with blas_threads(CORES):
+        for name in options.only or NAMES:
+            for row in measure(name, options.rows, options.repeats):
+                rows.append(row)
                 print(table_line(row), flush=True)
-    for path, default, write in ((options.csv, 'benchmark.csv', write_csv), (options.figure, 'benchmark.png', draw)):
-        if path is None and not options.only:      # a part does not take the place of the whole
-            os.makedirs(os.path.join(HOME, 'report'), exist_ok=True)
-            path = os.path.join(HOME, 'report', default)
-        if path:
-            write(path, lines, results)
+    output = options.output
+    if output is None and not options.only:      # a part does not take the place of the whole
+        output = os.path.join(HOME, 'benchmark')
+    if output:
+        write_csv(output + '.csv', lines, rows)
+        draw(output + '.png', lines, rows)
 
 
 if __name__ == '__main__':

@@ -176,7 +176,7 @@ class Block(_Layer):
         return ' + '.join(map(repr, self.layers))
 
 
-# All of these take images as (H, W, N, O), and have a number for each channel in (1, O) ------------
+# Images are (H, W, N, O) here, and (1, O) has a number for each channel ---------------------------
 
 def channel_sums(images):
     """The sum over all pixels, (1, O), as a matrix product with ones."""

@@ -136,7 +136,7 @@ class ParallelNetwork(Network):
                 for job in jobs:
                     futures.append(pool.submit(job))
                 return [future.result() for future in futures]
-            finally:      # also after an error and after Ctrl-C: no thread may go on to change layers
+            finally:      # after an error and Ctrl-C, too, no thread may go on to change layers
                 concurrent.futures.wait(futures)
 
     def merge_states(self):
@@ -147,7 +147,7 @@ class ParallelNetwork(Network):
                     self.merge(layer, attribute)
 
     def merge(self, layer, attribute):
-        """Set an attribute to the mean of the replicas' arrays, weighted by share, in fixed order."""
+        """Set an attribute to the mean of the replicas' arrays, weighted by share, in order."""
         if len(self.shares) < 2:
             return
         index = self.layers.index(layer)
@@ -179,7 +179,7 @@ def thread_pool(process, count):
 
 @functools.lru_cache(maxsize=1)
 def blas_controller():
-    """threadpoolctl's controller of NumPy's BLAS. None, after a sentence, if it is not installed."""
+    """threadpoolctl's controller of NumPy's BLAS. None, and a sentence, if it is missing."""
     try:
         import threadpoolctl
     except ImportError:
