@@ -48,7 +48,7 @@ class Network(object):
         if input_shape is None:
             input_shape = getattr(self.layers[0], 'in_features', 28 * 28)
         self.input_shape = tuple(np.atleast_1d(input_shape).tolist())
-        self.velocity = {}      # the memory of momentum: an array for each parameter's name
+        self.velocity = {}      # v of momentum: {name of a parameter: array}
         self.shapes()           # refuses layers that do not fit
 
     def forward(self, input, target):
@@ -119,7 +119,7 @@ class Network(object):
     def evaluation(self):
         """Evaluation mode for a `with` block. After it, modes and generators are as before.
 
-        The caches are empty after it, so `backward` is refused.
+        The caches are then empty, so `backward` is refused.
         """
         before = [(layer, layer.training, getattr(layer, 'rng', None)) for layer in self.layers]
         self.eval()
@@ -640,7 +640,7 @@ CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Bal
 def read_csv(path, columns):
     """Read a CSV file of integers 0..255 without a header line: (N, columns) uint8.
 
-    Blank lines are skipped, and so is the byte order mark that Excel writes. FileNotFoundError, or
+    Blank lines and the byte order mark that Excel writes are skipped. FileNotFoundError, or
     ValueError that names the first wrong line.
     """
     rows = bytearray()
@@ -666,7 +666,7 @@ def read_csv(path, columns):
 
 
 def parse_line(line, columns):
-    """A line of integers 0..255 -> bytes, one a number. ValueError, saying what the line has."""
+    """A line of integers 0..255 -> bytes, one for each. ValueError that says what is wrong."""
     not_digits = line.translate(None, b'0123456789')
     if not_digits == b',' * (columns - 1) and not line.endswith(b','):
         try:
@@ -679,15 +679,15 @@ def parse_line(line, columns):
         start = line[:20].decode('latin-1')
         raise ValueError(f'got {line.count(b",") + 1} numbers, the line starts with {start!a}')
     for field in line.split(b','):
-        if not field.isdigit() or int(field) > 255:
+        if not field.isdigit() or float(field) > 255:
             raise ValueError(f'got {field[:20].decode("latin-1")!a}')
 
 
 def read_train(path):
     """Read train.csv: its pixels (N, 784) uint8 and its labels (N,) int, 0..46.
 
-    The errors are those of read_csv, and ValueError for labels that are not the lab's. A class
-    without a row gives a warning.
+    Raises what read_csv raises, and ValueError for a label outside 0..46. Warns if a class has no
+    row.
     """
     rows = read_csv(path, 1 + 28 * 28)
     label = rows[:, 0].astype(int)
@@ -719,9 +719,8 @@ def write_submission(path, predicted):
     """Write predicted labels (N,) as Kaggle wants them: the header Id,Category, then 0,label ..."""
     predicted = np.asarray(predicted)
     if predicted.ndim != 1 or not np.isin(predicted, np.arange(len(CLASS_NAMES))).all():
-        raise ValueError(f'{path} was not written: got predictions of shape {predicted.shape} and '
-                         f'dtype {predicted.dtype}, expected labels 0..46 of shape (N,), as '
-                         'predict(...).argmax(axis=1) gives')
+        raise ValueError(f'{path} was not written: got {predicted.dtype} {predicted.shape}, '
+                         'expected labels 0..46 (N,), as predict(...).argmax(axis=1) gives')
     lines = [f'{row},{label}\n' for row, label in enumerate(predicted.astype(int))]
     with replacing(path) as file:
         file.write(('Id,Category\n' + ''.join(lines)).encode('ascii'))

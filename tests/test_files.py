@@ -108,6 +108,7 @@ ROW_FAULTS = {
     'float': lambda line: (line.rsplit(b',', 1)[0] + b',1.0', "got '1.0'"),
     'exponent': lambda line: (b'1e1,' + line.split(b',', 1)[1], "got '1e1'"),
     'hexadecimal': lambda line: (b'0x10,' + line.split(b',', 1)[1], "got '0x10'"),
+    '5000 digits': lambda line: (b'1' * 5000 + b',' + line.split(b',', 1)[1], "got '111"),
     'nan': lambda line: (b'nan,' + line.split(b',', 1)[1], "got 'nan'"),
     'text': lambda line: (b'1,seven,' + line.split(b',', 2)[2], "got 'seven'"),
     'long text': lambda line: (b'x' * 50 + b',' + line.split(b',', 1)[1], "got '" + 20 * 'x' + "'"),

@@ -237,7 +237,7 @@ class UnlistedWeight(_Layer):
 @pytest.mark.parametrize('name', ['weight', 'bias', 'gain'])
 def test_a_parameter_that_is_not_listed_is_refused(name):
     """For weight and bias before forward, for another name once backward has set its gradient."""
-    with pytest.raises(ValueError, match=f'parameter {name}, but parameter_names does not list it'):
+    with pytest.raises(ValueError, match=f'parameter {name}, but SGD would not train it'):
         check_gradients(UnlistedWeight(name), ROWS)
 
 

@@ -227,7 +227,7 @@ def test_files_that_would_overwrite_each_other_are_refused(lab, capsys):
 def test_a_class_without_a_row_is_refused(lab, capsys):
     rows = np.loadtxt('train.csv', dtype=int, delimiter=',')
     write_csv('train.csv', rows[rows[:, 0] != 11])
-    refused(capsys, 'train.csv: 1 of the 47 classes')
+    refused(capsys, 'train.csv has no row of 1 of the 47 classes, the labels [11]')
 
 
 def test_test_labels_of_other_rows_are_refused(lab, capsys):
