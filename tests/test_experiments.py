@@ -1,4 +1,4 @@
-"""report/experiments.py: the search for the learning rate, the series that goes on, one training."""
+"""report/experiments.py: its search for the learning rate, how it goes on, and one training."""
 import os
 import sys
 
@@ -54,7 +54,7 @@ def test_a_diverged_training_is_never_the_best_and_its_row_is_empty(trainings, t
     assert len(row) == 1 and row.balanced.isnull().all(), f'got {row.to_dict("records")}'
 
 
-@pytest.mark.parametrize('setting', ['s', '0.1', '0', 'none', "commas, 'quotes' and ~"])
+@pytest.mark.parametrize('setting', ['s', '0.1', '0', 'NA', "commas, 'quotes' and ~"])
 def test_a_series_goes_on_where_it_was(trainings, tmp_path, setting):
     path = tmp_path / 'runs.csv'
     for seeds in ((0, 1), (0, 1), (0, 1, 2)):
@@ -114,6 +114,16 @@ def test_a_row_holds_the_accuracies_of_the_network_that_fit_leaves():
     got = [row['validation'], row['balanced'], row['corrected']]
     assert got == pytest.approx(expected, abs=1e-3), f'got {got}, expected {expected}'
     assert plain.accuracy > 30, 'the network of the test has learnt nothing'
+
+
+@pytest.mark.filterwarnings('ignore:overflow', 'ignore:invalid value')
+def test_a_training_that_diverges_gives_a_row_without_accuracies():
+    data = np.full((40, 784), 255, np.uint8)
+    pair = (data, np.arange(40) % 47)
+    settings = dict(SETTINGS, lr=1e10, loss=experiments.SquaredError(), hidden=(5,))
+    row = experiments.train_once(pair, pair, 0, **settings)
+    assert np.isnan(row['balanced']) and np.isnan(row['corrected']), f'got {row}'
+    assert row['cpu_seconds'] >= 0
 
 
 def test_what_a_setting_is_compared_with_is_a_setting_too():
