@@ -95,8 +95,10 @@ class ParallelNetwork(Network):
     def reseed(self, seed, replica=0):
         """Give each layer of each replica a new generator, from a list of integers."""
         self.refresh_replicas()
-        for number, part in enumerate(self.replicas, replica):
-            part.reseed(seed, number)
+        for number, layers in enumerate(self.twins, replica):
+            for index, layer in enumerate(layers):      # the index in the network, not in a replica
+                if hasattr(layer, 'rng'):
+                    layer.rng = np.random.default_rng([*seed, number, index])
 
     # How it is done -------------------------------------------------------------------------------
 
@@ -151,10 +153,9 @@ class ParallelNetwork(Network):
         if len(self.shares) < 2:
             return
         index = self.layers.index(layer)
-        total = 0
-        for share, layers in zip(self.shares, self.twins):
-            array = getattr(layers[index], attribute)
-            total = total + array * array.dtype.type(share)
+        total = getattr(self.twins[0][index], attribute) * self.shares[0]
+        for share, layers in zip(self.shares[1:], self.twins[1:]):
+            total += getattr(layers[index], attribute) * share
         setattr(layer, attribute, total)
 
 

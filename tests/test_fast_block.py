@@ -275,6 +275,18 @@ def test_steps_of_a_network_of_one_part_are_those_of_the_plain_network(pool_last
     np.testing.assert_allclose(fast.predict(input), plain.predict(input), rtol=1e-7)
 
 
+def test_one_part_draws_the_random_numbers_of_the_plain_network():
+    losses = []
+    for conv, kind, settings in ((Conv2d, Network, {}),
+                                 (fast_conv2d.Conv2d, ParallelNetwork, {'parts': 1})):
+        net = character_network(np.random.default_rng(0), ((3,), (4,), (4,)), 8, 0.5, True, conv,
+                                lambda layers, loss: kind(layers, loss, **settings))
+        net.reseed([3, 4])
+        pixels = np.random.default_rng(1).integers(0, 256, (9, 784), dtype=np.uint8)
+        losses.append(net.forward(pixels, np.arange(9))[1])
+    assert abs(losses[0] - losses[1]) < 1e-4, losses
+
+
 def test_parts_of_a_network_are_computed_by_blocks():
     net = make_network(ParallelNetwork, fast_conv2d.Conv2d, 2)
     for replica in net.replicas:
