@@ -16,8 +16,8 @@ import zipfile
 
 import numpy as np
 
-from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, Loss, MaxPool2d,
-                   PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
+from layer import (_Layer, Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, Loss,
+                   MaxPool2d, PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
 
 
 class Network(object):
@@ -260,6 +260,9 @@ class Network(object):
         """net.act1 = Sigmoid() exchanges the layer in `layers`. ValueError if it does not fit."""
         if name == 'loss':
             check_loss(value)
+        elif isinstance(value, _Layer) and name not in self.names:
+            raise ValueError(f'no layer of this network has the name {name}: write '
+                             'net.layers[index] = ...')
         if name not in self.names:
             object.__setattr__(self, name, value)
             return
@@ -314,6 +317,8 @@ class Training(object):
         self.schedule = schedule
         self.seed = seed
         self.ema_decay = ema_decay
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f'ema_decay is {ema_decay}, expected at least 0 and less than 1')
         self.sgd = sgd
         self.history = []      # a record of each epoch
         self.steps = 0         # batches so far
@@ -552,7 +557,7 @@ def batches(order, batch_size):
     """Cut row numbers (N,) into batches. A single last row joins the batch before: BatchNorm."""
     check_count('batch_size', batch_size)
     starts = list(range(0, len(order), batch_size))
-    if len(order) - starts[-1] == 1 and len(starts) > 1 and batch_size > 1:
+    if len(order) - starts[-1] == 1 and batch_size > 1:
         starts.pop()
     return np.split(order, starts[1:])
 
@@ -718,7 +723,8 @@ def refuse_missing_classes(label, path):
 def write_submission(path, predicted):
     """Write predicted labels (N,) as Kaggle wants them: the header Id,Category, then 0,label ..."""
     predicted = np.asarray(predicted)
-    if predicted.ndim != 1 or not np.isin(predicted, np.arange(len(CLASS_NAMES))).all():
+    right = np.isin(predicted, np.arange(len(CLASS_NAMES)))
+    if predicted.ndim != 1 or not predicted.size or not right.all():
         raise ValueError(f'{path} was not written: got {predicted.dtype} {predicted.shape}, '
                          'expected labels 0..46 (N,), as predict(...).argmax(axis=1) gives')
     lines = [f'{row},{label}\n' for row, label in enumerate(predicted.astype(int))]

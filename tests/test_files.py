@@ -649,3 +649,10 @@ def test_loaded_weights_can_be_trained(tmp_path):
     net.backward()
     net.update(0.1)
     assert differ(net.arrays(), before) and net.layers[0].weight.shape == (FEATURES, 5)
+
+
+def test_a_submission_of_no_rows_is_refused(tmp_path):
+    path = str(tmp_path / 'submission.csv')
+    check_refused(ValueError, lambda: network.write_submission(path, np.array([], int)),
+                  'was not written', '(0,)')
+    assert not os.path.exists(path)

@@ -938,3 +938,9 @@ def test_a_loss_of_ones_own_works():
 
     layers = [FullyConnected(FEATURES, CLASSES), Tanh()]
     check_network(Network(layers, Half()), *make_rows(5))
+
+
+def test_a_layer_under_an_unknown_name_is_refused():
+    net = Network([FullyConnected(4, 3)], input_shape=4)
+    check_refused(ValueError, lambda: setattr(net, 'act1', ReLU()), 'act1', 'net.layers[index]')
+    assert len(net.layers) == 1 and 'act1' not in vars(net)

@@ -516,3 +516,11 @@ def test_a_training_may_be_copied():
     training.run(verbose=False)
     twin.run(verbose=False)
     check_equal(twin.net.arrays(), training.net.arrays())
+
+
+@pytest.mark.parametrize('ema_decay', [1.0, -0.1, float('nan')])
+def test_averages_that_cannot_be_are_refused(ema_decay):
+    net = Network([FullyConnected(4, 3)], input_shape=4)
+    rows = np.zeros((2, 4), np.float32), np.array([0, 1])
+    check_refused(ValueError, lambda: Training(net, rows, None, 1, 2, 0.1, ema_decay=ema_decay),
+                  f'ema_decay is {ema_decay}')
