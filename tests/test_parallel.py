@@ -81,6 +81,12 @@ def test_a_batch_too_small_for_two_rows_a_part_is_cut_into_fewer(rows):
     assert np.isfinite(make_step(cut(plain, parts=4), *make_rows(rows)))
 
 
+def test_a_part_has_two_rows_or_more():
+    net = cut(make_mlp(), parts=3)
+    counts = [net.part_count(np.zeros((rows, FEATURES))) for rows in range(9)]
+    assert counts == [1, 1, 1, 1, 2, 2, 3, 3, 3]
+
+
 @every_network
 def test_predict_and_evaluate_are_those_of_the_plain_network(make):
     plain = convert(make(), np.float64)
@@ -257,6 +263,9 @@ def test_the_error_names_the_row_of_the_batch():
     label = np.zeros(9, int)
     label[6] = 9
     with pytest.raises(ValueError, match='rows 5 to 8 of the batch: target: row 1 is 9'):
+        cut(make_mlp()).forward(make_rows(9)[0], label)
+    label[1] = 9
+    with pytest.raises(ValueError, match='^target: row 1 is 9'):
         cut(make_mlp()).forward(make_rows(9)[0], label)
 
 
