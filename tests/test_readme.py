@@ -6,9 +6,14 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, 'report'))
+
+from pictures import notebook_pictures      # noqa: E402
+
 PAGES = ['README.md', 'data/README.md', 'leaderboard/README.md']
 every_page = pytest.mark.parametrize('page', PAGES)
 
@@ -96,3 +101,27 @@ def test_the_layer_of_the_readme_passes_the_tests_of_layers(tmp_path):
     assert process.returncode == 0, output
     passed = int(re.search(r'(\d+) passed', output).group(1))
     assert passed >= 3, f'expected several tests of the new layer, got {output}'
+
+
+def test_the_results_are_those_of_the_experiments():
+    """Mean, least and greatest of three seeds, as the table says; one number for one network."""
+    runs = pd.read_csv(os.path.join(ROOT, 'report', 'experiments.csv'))
+    stated = re.findall(r'\| ([\d.]+) % \(([\d.]+) to ([\d.]+)\) \|', read('README.md'))
+    assert len(stated) == 3, f'expected three networks, got {stated}'
+    settings = ['784-512-256-47, ReLU', 'small network of the notebook']
+    for setting, numbers in zip(settings, stated):
+        corrected = runs[(runs.setting == setting) & ~runs.search].corrected
+        assert len(corrected) == 3, f'{setting}: {len(corrected)} seeds'
+        measured = [f'{value:.1f}' for value in (corrected.mean(), corrected.min(), corrected.max())]
+        assert list(numbers) == measured, f'{setting}: README {numbers}, measured {measured}'
+    mean, least, greatest = stated[2]
+    assert f'{mean} % ({least} to {greatest})' in read('leaderboard/README.md')
+
+
+def test_the_pictures_are_those_of_the_notebook():
+    shown = re.findall(r'\(report/(\w+)\.png\)', read('README.md'))
+    pictures = notebook_pictures(os.path.join(ROOT, 'Lab1_studentid.ipynb'))
+    assert sorted(shown) == sorted(pictures) == ['characters', 'diagram', 'minutes']
+    for name, content in pictures.items():
+        with open(os.path.join(ROOT, 'report', f'{name}.png'), 'rb') as file:
+            assert file.read() == content, f'report/{name}.png: run python report/pictures.py'
