@@ -248,18 +248,25 @@ def values_to_pixels(matrix, values, tiles):
     pixels with a border of 1 around the image.
     """
     side = len(matrix)
+    border = side - TILE      # pixels that a tile shares with the next one
     channels = values.shape[3]
     rows = values.shape[2] // tiles.count
     values = values.reshape(VALUES, VALUES, tiles.count, rows * channels)
-    border = side - TILE
     shape = (tiles.full_height + border, tiles.full_width + border, rows * channels)
-    pixels = np.zeros(shape, values.dtype)
+    pixels = np.empty(shape, values.dtype)
+    columns = np.empty((VALUES,) + shape[1:], values.dtype)
     for i in range(tiles.down):
-        columns = np.zeros((VALUES, shape[1], shape[2]), values.dtype)
         for j in range(tiles.across):
-            columns[:, TILE * j:TILE * j + side] += matrix @ values[:, :, i * tiles.across + j]
-        strip = matrix @ columns.reshape(VALUES, -1)
-        pixels[TILE * i:TILE * i + side] += strip.reshape(side, shape[1], shape[2])
+            place = columns[:, TILE * j:TILE * j + side]
+            overlap = place[:, :border if j else 0]
+            before = overlap.copy()
+            np.matmul(matrix, values[:, :, i * tiles.across + j], out=place)
+            overlap += before
+        place = pixels[TILE * i:TILE * i + side]
+        overlap = place[:border if i else 0]
+        before = overlap.copy()
+        np.matmul(matrix, columns.reshape(VALUES, -1), out=place.reshape(side, -1))
+        overlap += before
     return pixels.reshape(shape[0], shape[1], rows, channels)
 
 
