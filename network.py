@@ -260,7 +260,7 @@ class Network(object):
         """net.act1 = Sigmoid() exchanges the layer in `layers`. ValueError if it does not fit."""
         if name == 'loss':
             check_loss(value)
-        elif isinstance(value, _Layer) and name not in self.names:
+        elif isinstance(value, _Layer) and name not in self.names and 'layers' in vars(self):
             raise ValueError(f'no layer of this network has the name {name}: write '
                              'net.layers[index] = ...')
         if name not in self.names:

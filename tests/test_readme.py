@@ -112,7 +112,8 @@ def test_the_results_are_those_of_the_experiments():
     for setting, numbers in zip(settings, stated):
         corrected = runs[(runs.setting == setting) & ~runs.search].corrected
         assert len(corrected) == 3, f'{setting}: {len(corrected)} seeds'
-        measured = [f'{value:.1f}' for value in (corrected.mean(), corrected.min(), corrected.max())]
+        values = (corrected.mean(), corrected.min(), corrected.max())
+        measured = [f'{value:.1f}' for value in values]
         assert list(numbers) == measured, f'{setting}: README {numbers}, measured {measured}'
     mean, least, greatest = stated[2]
     assert f'{mean} % ({least} to {greatest})' in read('leaderboard/README.md')
