@@ -104,7 +104,7 @@ def test_the_sides_have_the_same_weights():
 @pytest.mark.parametrize('name', ['784-60-47', 'default', '1024x3', 'cnn', 'leaderboard'])
 def test_the_same_work_is_compared(name):
     pytest.importorskip('torch')
-    pixels, label = benchmark.load_rows(128)
+    pixels, label = benchmark.load_rows(64)
     plain, fast = benchmark.make_networks(name)
     for net in (fast,) if name == 'leaderboard' else (plain, fast):      # the plain one takes long
         if net is not None:
