@@ -42,6 +42,7 @@ from layer import (BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,         
 from network import (Network, Training, character_network, read_csv,            # noqa: E402
                      read_train)
 from parallel import ParallelNetwork, blas_controller                           # noqa: E402
+from torch_training import torch_model                                          # noqa: E402
 
 CORES = os.cpu_count() or 1
 EPOCH = 92000                # the lab's 100,000 training rows without 8,000 for validation
@@ -206,59 +207,6 @@ class TorchSide(object):
                 for part in pixels[:rows].split(PREDICT_BATCH):
                     self.logits(part).softmax(1)
         return predict
-
-
-def torch_model(net):
-    """A torch.nn.Sequential of the layers of `net`, with copies of its weights."""
-    modules = []
-    image_shape = None
-    shape = net.input_shape
-    for each in net.layers:
-        if type(each) is not PixelScaling:      # TorchSide.logits scales
-            modules.append(torch_layer(each, shape, image_shape))
-        if type(each) is Flatten:
-            image_shape = shape
-        elif type(each) is FullyConnected:
-            image_shape = None
-        shape = each.output_shape(shape)
-    return importlib.import_module('torch').nn.Sequential(*modules)
-
-
-def torch_layer(each, shape, image_shape):
-    """PyTorch's counterpart of a layer for an input of that shape.
-
-    `image_shape` (H, W, C) is that of the images which were flattened just before.
-    """
-    torch = importlib.import_module('torch')
-    nn = torch.nn
-    if type(each) is ReLU:
-        return nn.ReLU(inplace=True)
-    if type(each) is MaxPool2d:
-        return nn.MaxPool2d(2, ceil_mode=True)
-    if type(each) is Flatten:
-        return nn.Flatten()
-    if type(each) is Reshape:
-        return nn.Unflatten(1, (each.shape[2],) + each.shape[:2])
-    if type(each) is BatchNorm:
-        kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
-        module = kind(each.features, eps=each.eps, momentum=each.momentum)
-        weight = each.weight[0]
-    elif isinstance(each, layer.Conv2d):
-        module = nn.Conv2d(each.in_channels, each.out_channels, each.kernel_size, padding='same',
-                           bias=each.bias is not None)
-        weight = each.weight.transpose(3, 2, 0, 1)
-    elif type(each) is FullyConnected:
-        module = nn.Linear(each.in_features, each.out_features)
-        weight = each.weight.T
-        if image_shape:      # ours flattens (H, W, C), PyTorch (C, H, W)
-            weight = weight.reshape((-1,) + image_shape).transpose(0, 3, 1, 2)
-            weight = weight.reshape(each.out_features, each.in_features)
-    else:
-        raise SystemExit(f'the benchmark does not know a layer of PyTorch for {each!r}')
-    module.weight.data = torch.tensor(np.array(weight))
-    if each.bias is not None:
-        module.bias.data = torch.tensor(each.bias[0])
-    return module
 
 
 def check_same_loss(net, torch_side, pixels, label):

@@ -1,0 +1,213 @@
+"""PyTorch's side of a comparison: a network with our layers and weights, and our training of it.
+
+    training = TorchTraining(net, train, validation, **settings)      # as network.Training
+    training.run()
+    probability = training.net.predict_augmented(pixels, copies=8)
+
+The same weights at the start, order of the rows, rates, averages and choice of the best epoch. Only
+PyTorch computes, in eager mode, images channels-last, float32, with its own random numbers for
+dropout. A gradient is of the whole batch, so BatchNorm takes the statistics of the whole batch.
+"""
+import copy
+import os
+
+import numpy as np
+
+try:
+    import torch
+    from torch import nn
+except ImportError:
+    torch = None
+
+import layer
+from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected, MaxPool2d, PixelScaling,
+                   ReLU, Reshape)
+from network import batches, score
+
+PREDICT_BATCH = 256
+
+
+def torch_model(net):
+    """A torch.nn.Sequential of the layers of `net`, with copies of its weights."""
+    modules = []
+    image_shape = None
+    shape = net.input_shape
+    for each in net.layers:
+        if type(each) not in (PixelScaling, Augment):      # these two are not part of the model
+            modules.append(torch_layer(each, shape, image_shape))
+        if type(each) is Flatten:
+            image_shape = shape
+        elif type(each) is FullyConnected:
+            image_shape = None
+        shape = each.output_shape(shape)
+    return nn.Sequential(*modules)
+
+
+def torch_layer(each, shape, image_shape):
+    """PyTorch's counterpart of a layer for an input of that shape.
+
+    `image_shape` (H, W, C) is that of the images which were flattened just before.
+    """
+    if type(each) is ReLU:
+        return nn.ReLU(inplace=True)
+    if type(each) is MaxPool2d:
+        return nn.MaxPool2d(2, ceil_mode=True)
+    if type(each) is Dropout:
+        return nn.Dropout(each.p)
+    if type(each) is Flatten:
+        return nn.Flatten()
+    if type(each) is Reshape:
+        return nn.Unflatten(1, (each.shape[2],) + each.shape[:2])
+    if type(each) is BatchNorm:
+        kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
+        module = kind(each.features, eps=each.eps, momentum=each.momentum)
+        weight = each.weight[0]
+    elif isinstance(each, layer.Conv2d):
+        module = nn.Conv2d(each.in_channels, each.out_channels, each.kernel_size, padding='same',
+                           bias=each.bias is not None)
+        weight = each.weight.transpose(3, 2, 0, 1)
+    elif type(each) is FullyConnected:
+        module = nn.Linear(each.in_features, each.out_features)
+        weight = each.weight.T
+        if image_shape:      # ours flattens (H, W, C), PyTorch (C, H, W)
+            weight = weight.reshape((-1,) + image_shape).transpose(0, 3, 1, 2)
+            weight = weight.reshape(each.out_features, each.in_features)
+    else:
+        raise SystemExit(f'no layer of PyTorch is known for {each!r}')
+    module.weight.data = torch.tensor(np.array(weight))
+    if each.bias is not None:
+        module.bias.data = torch.tensor(each.bias[0])
+    return module.to(module.weight.dtype)
+
+
+class TorchNetwork(object):
+    """The model of a network's layers, and what PixelScaling and Augment do before it."""
+
+    def __init__(self, net):
+        self.model = torch_model(net).to(memory_format=torch.channels_last)
+        self.augment = None
+        for each in net.layers:
+            if isinstance(each, Augment):
+                self.augment = each
+
+    def images(self, pixels, augment=None):
+        """Rows of pixels 0..255 -> scaled rows (N, 784). An Augment draws where they are read."""
+        images = pixels.float().div_(255)
+        if augment is None:
+            return images
+        size = 28
+        places = torch.from_numpy(augment.random_places(len(images), size))      # y and x
+        grid = places.flip(0) * (2 / (size - 1)) - 1                             # x and y, -1..1
+        grid = grid.permute(1, 2, 0).reshape(-1, size, size, 2)
+        images = images.reshape(-1, 1, size, size)
+        images = nn.functional.grid_sample(images, grid, padding_mode='border', align_corners=True)
+        return images.reshape(-1, size * size)
+
+    def predict(self, pixels, augment=None):
+        """Rows (N, 784) -> probabilities (N, K), in evaluation mode."""
+        self.model.eval()
+        parts = []
+        with torch.inference_mode():
+            for part in torch.from_numpy(pixels).split(PREDICT_BATCH):
+                logits = self.model(self.images(part, augment))
+                parts.append(logits.softmax(1).numpy())
+        return np.concatenate(parts)
+
+    def predict_augmented(self, pixels, copies=8):
+        """Test-time augmentation: the mean over the rows and `copies` - 1 augmented copies."""
+        total = self.predict(pixels)
+        if self.augment is None:
+            return total
+        for number in range(1, copies):
+            self.augment.rng = np.random.default_rng([number])
+            total += self.predict(pixels, self.augment)
+        return total / copies
+
+
+class TorchTraining(object):
+    """network.Training by PyTorch: the arguments are the same, and what they mean."""
+
+    def __init__(self, net, train, validation, epochs, batch_size, lr, schedule=None, seed=0,
+                 ema_decay=0.0, **sgd):
+        torch.set_num_threads(os.cpu_count() or 1)
+        self.net = TorchNetwork(net)
+        self.average = copy.deepcopy(self.net)
+        self.best = self.average
+        self.loss = nn.CrossEntropyLoss(label_smoothing=net.loss.label_smoothing)
+        self.optimizer = make_optimizer(self.net.model, lr, **sgd)
+        self.train = train
+        self.validation = validation
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.schedule = schedule
+        self.seed = seed
+        self.ema_decay = ema_decay
+        self.steps = 0
+        self.accuracies = []      # balanced, in percent, of each epoch
+
+    def run(self, verbose=True):
+        """Train all epochs. `net` is then that of the best one."""
+        while len(self.accuracies) < self.epochs:
+            self.run_epoch()
+            if verbose:
+                print(f'epoch {len(self.accuracies)}: {self.accuracies[-1]:.2f} %', flush=True)
+        self.net = self.best
+
+    def run_epoch(self):
+        """Train one epoch, validate, and keep a copy of the average if it is the best so far."""
+        epoch = len(self.accuracies) + 1
+        torch.manual_seed(1000 * self.seed + epoch)
+        if self.net.augment:
+            self.net.augment.rng = np.random.default_rng([self.seed, epoch])
+        pixels, label = map(torch.from_numpy, self.train)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(pixels))
+        self.net.model.train()
+        done = 0
+        for rows in batches(order, self.batch_size):
+            self.step(pixels[rows], label[rows], self.rate(done / len(order)))
+            done += len(rows)
+        predicted = self.average.predict(self.validation[0]).argmax(axis=1)
+        accuracy = score(predicted, self.validation[1]).balanced_accuracy
+        if accuracy > max(self.accuracies, default=0):
+            self.best = copy.deepcopy(self.average)
+        self.accuracies.append(accuracy)
+
+    def rate(self, part_of_epoch):
+        """The learning rate of the next step."""
+        if self.schedule is None:
+            return self.lr
+        return self.lr * self.schedule((len(self.accuracies) + part_of_epoch) / self.epochs)
+
+    def step(self, pixels, label, rate):
+        """One step of SGD, and of the moving average."""
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate
+        images = self.net.images(pixels, self.net.augment)
+        loss = self.loss(self.net.model(images), label)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.steps += 1
+        share = 1 - min(self.ema_decay, self.steps / (self.steps + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(floats(self.average.model), floats(self.net.model), share)
+
+
+def make_optimizer(model, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+    """torch.optim.SGD. As in ours, only the weights of convolutions and linear layers decay."""
+    decayed = []
+    others = []
+    for module in model:
+        for name, parameter in module.named_parameters():
+            if name == 'weight' and isinstance(module, (nn.Conv2d, nn.Linear)):
+                decayed.append(parameter)
+            else:
+                others.append(parameter)
+    groups = [{'params': decayed, 'weight_decay': weight_decay}, {'params': others}]
+    return torch.optim.SGD(groups, lr, momentum, nesterov=nesterov)
+
+
+def floats(model):
+    """The parameters and the running statistics of a model, as a list of tensors."""
+    return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
