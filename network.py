@@ -593,6 +593,23 @@ def correct_class_prior(predict, label):
     return weighted / weighted.sum(axis=1, keepdims=True)
 
 
+def even_class_counts(predict, steps=50):
+    """Probabilities (N, K) of a whole test -> (N, K) float64, if each class has N / K of the rows.
+
+    Each class gets a factor, so that all classes have the same sum of probabilities (Sinkhorn,
+    Knopp 1967). Label smoothing makes probabilities too even, so they are squared first. ValueError
+    for less than a row a class.
+    """
+    if len(predict) < predict.shape[1]:
+        raise ValueError(f'got {len(predict)} rows for {predict.shape[1]} classes, expected a '
+                         'whole test: use correct_class_prior for a few rows')
+    weighted = predict.astype(np.float64) ** 2
+    for _ in range(steps):
+        weighted /= weighted.sum(axis=0)                        # a class sums to 1
+        weighted /= weighted.sum(axis=1, keepdims=True)         # a row sums to 1
+    return weighted
+
+
 def epoch_line(record):
     """A record of Training.history -> the line that the lab prints after an epoch."""
     line = f'Epoch:{record["epoch"]:3}'
@@ -607,16 +624,18 @@ def epoch_line(record):
 # The networks of images ---------------------------------------------------------------------------
 
 def character_network(rng=None, stages=((48,), (96, 96), (192, 192)), hidden=256, dropout=0.3,
-                      augment=True, Conv2d=Conv2d, Network=Network):
+                      augment=1.0, Conv2d=Conv2d, Network=Network):
     """A convolutional network for rows of 784 pixels. The default is the leaderboard's.
 
     `stages` are the output channels of the convolutions. The last convolution of a stage is
-    followed by MaxPool2d, which halves the sides: 28, 14, 7, 4.
+    followed by MaxPool2d, which halves the sides: 28, 14, 7, 4. `augment` multiplies the limits of
+    Augment; 0 leaves it out.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     layers = [PixelScaling()]
     if augment:
-        layers += [Augment(rotation=10, scale=0.1, shear=0.12, shift=1.2, elastic=0.6, rng=rng)]
+        layers += [Augment(rotation=10 * augment, scale=0.1 * augment, shear=0.12 * augment,
+                           shift=1.2 * augment, elastic=0.6 * augment, rng=rng)]
     layers += [Reshape(28, 28, 1)]
     side, channels = 28, 1
     for stage in stages:

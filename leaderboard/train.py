@@ -22,22 +22,30 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, 'data')]
 from checkpoint import Checkpoint      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
-from network import (CHARACTER_TRAINING, Training, character_network,      # noqa: E402
-                     correct_class_prior, epoch_line, read_csv, read_train, refuse_missing_classes,
-                     replacing, score, split_rows, write_submission)
+from network import (CHARACTER_TRAINING, CLASS_NAMES, Training,      # noqa: E402
+                     character_network, correct_class_prior, epoch_line, even_class_counts,
+                     read_csv, read_train, refuse_missing_classes, replacing, score, split_rows,
+                     write_submission)
 from parallel import ParallelNetwork, blas_controller      # noqa: E402
 
 COPIES = 8      # of each row, for test-time augmentation
 PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 
-# --network SIZE: what character_network gets; 'large' is its default
+# --network SIZE: what character_network gets, and what differs from CHARACTER_TRAINING
 NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
-    'small': {'stages': ((32,), (64,), (128,))},
+    'notebook': {'stages': ((16,), (32,), (64,)), 'hidden': 128, 'dropout': 0.1, 'augment': 0},
+    'small': {'stages': ((16,), (32,), (128, 128)), 'augment': 0.5},
     'medium': {'stages': ((32,), (64, 64), (128, 128))},
     'large': {},
 }
-EPOCHS = {'tiny': 1, 'small': 12, 'medium': 12, 'large': CHARACTER_TRAINING['epochs']}
+TRAININGS = {
+    'tiny': {'epochs': 1},
+    'notebook': {'epochs': 6, 'ema_decay': 0.99},
+    'small': {'epochs': 10},
+    'medium': {'epochs': 12},
+    'large': {},
+}
 
 
 # What is printed ----------------------------------------------------------------------------------
@@ -103,7 +111,7 @@ def read_options(arguments):
     parser.add_argument('--validation', type=int, default=8000, metavar='ROWS',
                         help='rows kept for validation, 0 to train on all (default: %(default)s)')
     parser.add_argument('--network', choices=list(NETWORKS), default='large', metavar='SIZE',
-                        help='tiny (to try the command), small, medium or large '
+                        help=', '.join(NETWORKS) + '; tiny only tries the command '
                              '(default: %(default)s)')
     parser.add_argument('--epochs', type=int, metavar='N', help='default: as the network needs')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='default: %(default)s')
@@ -114,9 +122,7 @@ def read_options(arguments):
     parser.add_argument('--submission', default='DLAD-test-predict.csv', metavar='FILE',
                         help='default: %(default)s')
     options = parser.parse_args(arguments)
-    if options.epochs is None:
-        options.epochs = EPOCHS[options.network]
-    if options.epochs < 1:
+    if options.epochs is not None and options.epochs < 1:
         parser.error(f'--epochs is {options.epochs}, expected 1 or more')
     if options.validation < 0 or options.seed < 0:
         parser.error('--validation and --seed must be 0 or more')
@@ -139,14 +145,19 @@ def check_paths(options):
 def read_data(folder):
     """Read train.csv and test.csv -> pixels (N, 784), labels (N,), test pixels (M, 784).
 
-    ValueError if a class has no row.
+    ValueError if a class has no training row, or if the test has fewer rows than classes.
     """
     path = os.path.join(folder, 'train.csv')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')     # of the missing classes, which are refused here
         pixels, label = read_train(path)
     refuse_missing_classes(label, path)
-    test = read_csv(os.path.join(folder, 'test.csv'), pixels.shape[1])
+    path = os.path.join(folder, 'test.csv')
+    test = read_csv(path, pixels.shape[1])
+    if len(test) < len(CLASS_NAMES):
+        raise ValueError(f'{path} has {len(test)} rows, expected at least {len(CLASS_NAMES)}, as '
+                         'the predictions are corrected for equally many rows of each class: use '
+                         'the whole test.csv of this lab')
     return pixels, label, test
 
 
@@ -185,7 +196,9 @@ def make_training(options, pixels, label):
     rng = np.random.default_rng(options.seed)
     net = character_network(rng, Conv2d=Conv2d, Network=ParallelNetwork,
                             **NETWORKS[options.network])
-    settings = dict(CHARACTER_TRAINING, epochs=options.epochs, seed=options.seed)
+    settings = dict(CHARACTER_TRAINING, seed=options.seed, **TRAININGS[options.network])
+    if options.epochs:
+        settings['epochs'] = options.epochs
     return Training(net, train, validation, **settings)
 
 
@@ -209,13 +222,6 @@ def write_curve(path, history):
         file.write(text.replace('\r\n', '\n').encode('ascii'))
 
 
-def predict_classes(training, pixels):
-    """Pixels (N, 784) -> labels (N,): test-time augmentation, then class-prior correction."""
-    predict = training.net.predict_augmented(pixels, COPIES)
-    train_label = training.train[1]
-    return correct_class_prior(predict, train_label).argmax(axis=1)
-
-
 def accuracies(predicted, label):
     """The accuracy and the balanced accuracy, as a text."""
     result = score(predicted, label)
@@ -236,19 +242,21 @@ def run(options):
     checkpoint = Checkpoint(options.checkpoint, training)
     checkpoint.load()
     if training.history:
-        say(f'{options.checkpoint}: {len(training.history)} of {options.epochs} epochs are done')
+        say(f'{options.checkpoint}: {len(training.history)} of {training.epochs} epochs are done')
     progress = Progress(checkpoint)
     training.run(progress.on_epoch, progress.on_batch, verbose=False)
 
     save_weights(training.net, options.weights)
     training.net.load(options.weights)      # what predicts is what was saved
     write_curve(options.curve, training.history)
-    say(f'Predicting, with {COPIES} augmented copies of each row and class-prior correction')
+    say(f'Predicting, with {COPIES} augmented copies of each row')
     if training.validation:
         data, true = training.validation
-        predicted = predict_classes(training, data)
-        say(f'Validation: {accuracies(predicted, true)}')
-    predicted = predict_classes(training, test)
+        predict = training.net.predict_augmented(data, COPIES)
+        predicted = correct_class_prior(predict, training.train[1]).argmax(axis=1)
+        say(f'Validation, with class-prior correction: {accuracies(predicted, true)}')
+    predict = training.net.predict_augmented(test, COPIES)
+    predicted = even_class_counts(predict).argmax(axis=1)
     write_submission(options.submission, predicted)
     if test_label is not None:
         say(f'Test: {accuracies(predicted, test_label)}')

@@ -853,6 +853,30 @@ def test_class_prior_correction():
     np.testing.assert_allclose(rare, [[3 / 7, 1 / 7, 3 / 7]])
 
 
+def test_even_class_counts():
+    """The factors are found here by another way: bisection on the odds of two classes."""
+    predict = np.random.default_rng(0).dirichlet([3, 1], 40).astype(np.float32)
+    before = predict.copy()
+    weighted = network.even_class_counts(predict)
+    np.testing.assert_array_equal(predict, before)
+    assert weighted.dtype == np.float64
+    np.testing.assert_allclose(weighted.sum(axis=0), [20, 20], rtol=1e-6)
+    np.testing.assert_allclose(weighted.sum(axis=1), 1)
+    squares = predict.astype(np.float64) ** 2
+    low, high = 1e-6, 1e6
+    for _ in range(200):
+        factor = np.sqrt(low * high)
+        share = factor * squares[:, 1] / (squares[:, 0] + factor * squares[:, 1])
+        low, high = (factor, high) if share.sum() < 20 else (low, factor)
+    np.testing.assert_allclose(weighted[:, 1], share, rtol=1e-6)
+    assert (weighted.argmax(axis=1) != predict.argmax(axis=1)).sum() > 3
+
+
+def test_even_class_counts_of_a_few_rows_are_refused():
+    check_refused(ValueError, lambda: network.even_class_counts(np.full((2, 3), 1 / 3)),
+                  'got 2 rows for 3 classes', 'correct_class_prior')
+
+
 def test_epoch_line():
     score = {'loss': 1.48833, 'accuracy': 49.72, 'balanced_accuracy': 50}
     record = {'epoch': 3, 'epochs': 5, 'seconds': 1.25, 'train': score, 'validation': score}

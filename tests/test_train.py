@@ -37,7 +37,7 @@ from layer import FullyConnected, PixelScaling      # noqa: E402
 
 TINY = '--data . --network tiny --validation 10'.split()
 TRAIN_ROWS = 100
-TEST_ROWS = 20
+TEST_ROWS = 47
 
 
 def write_csv(path, rows):
@@ -134,16 +134,14 @@ def test_it_trains_on_all_rows_without_validation(lab, capsys):
 
 
 def test_the_submission_is_what_the_saved_weights_predict(lab):
-    """By hand: float16 weights, test-time augmentation, class-prior correction."""
+    """By hand: float16 weights, test-time augmentation, even class counts."""
     assert run() == 0
-    pixels, label = network.read_train('train.csv')
     test = network.read_csv('test.csv', 784)
-    chosen, _ = network.split_rows(len(pixels), 10, 0)
     net = network.character_network(Network=train.ParallelNetwork, Conv2d=train.Conv2d,
                                     **train.NETWORKS['tiny'])
     net.load('character_network.npz')
     assert net.arrays()['3.Conv2d.weight'].dtype == np.float32
-    predict = network.correct_class_prior(net.predict_augmented(test, 8), label[chosen])
+    predict = network.even_class_counts(net.predict_augmented(test, 8))
     network.write_submission('expected.csv', predict.argmax(axis=1))
     assert read_bytes('expected.csv') == read_bytes('DLAD-test-predict.csv')
     with np.load('character_network.npz') as saved:
@@ -152,7 +150,8 @@ def test_the_submission_is_what_the_saved_weights_predict(lab):
 
 
 def test_every_size_is_a_network_and_has_its_epochs():
-    assert list(train.NETWORKS) == list(train.EPOCHS) == ['tiny', 'small', 'medium', 'large']
+    assert list(train.NETWORKS) == list(train.TRAININGS)
+    assert list(train.NETWORKS) == ['tiny', 'notebook', 'small', 'medium', 'large']
     sizes = []
     for settings in train.NETWORKS.values():
         net = network.character_network(**settings)
@@ -230,9 +229,15 @@ def test_a_class_without_a_row_is_refused(lab, capsys):
     refused(capsys, 'train.csv has no row of 1 of the 47 classes, the labels [11]')
 
 
+def test_a_test_with_fewer_rows_than_classes_is_refused(lab, capsys):
+    rows = np.loadtxt('test.csv', dtype=int, delimiter=',')
+    write_csv('test.csv', rows[:46])
+    refused(capsys, 'test.csv has 46 rows, expected at least 47')
+
+
 def test_test_labels_of_other_rows_are_refused(lab, capsys):
     write_csv(lab / 'test_labels.csv', np.arange(TEST_ROWS + 1))
-    refused(capsys, 'test_labels.csv has 21 labels, expected 20')
+    refused(capsys, 'test_labels.csv has 48 labels, expected 47')
 
 
 def test_more_validation_rows_than_rows_are_refused(lab, capsys):
