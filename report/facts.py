@@ -9,14 +9,13 @@ adds up: a difference is the difference of the two printed accuracies.
 import argparse
 import json
 import math
-import os
+import pathlib
 import sys
 
 import numpy as np
 
-HOME = os.path.dirname(os.path.abspath(__file__))
-PROJECT = os.path.dirname(HOME)
-sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'tests'), HOME]
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(PROJECT), str(PROJECT / 'tests'), str(PROJECT / 'report')]
 
 import figures                                                                      # noqa: E402
 from experiments import (BASELINE, COLUMNS, COPIES, FIRST, REFERENCES, SMALL,       # noqa: E402
@@ -208,11 +207,10 @@ def power_of_ten(value):
 
 def gather(project):
     """Read and measure all, draw the figures into project/report/figures, and return the facts."""
-    weights = os.path.join(project, 'leaderboard', 'character_network.npz')
-    folder = os.path.join(project, 'report', 'figures')
-    found = by_setting(read_table(os.path.join(project, 'report', 'experiments.csv'), COLUMNS))
-    curve = read_table(weights.replace('.npz', '.csv'), CURVE)
-    data, label = read_train(os.path.join(project, 'data', 'train.csv'))
+    found = by_setting(read_table(project / 'report' / 'experiments.csv', COLUMNS))
+    weights = project / 'leaderboard' / 'character_network.npz'
+    curve = read_table(weights.with_suffix('.csv'), CURVE)
+    data, label = read_train(project / 'data' / 'train.csv')
     training, validation = split_rows(len(data), min(8000, len(data) // 3), 0)
     share = 100 * np.bincount(label[training], minlength=len(CLASS_NAMES)) / len(training)
     changes = effects(found)
@@ -231,20 +229,21 @@ def gather(project):
     counts = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), int)
     np.add.at(counts, (label, predicted), 1)
     facts.update(final=final, mistakes=mistakes(label, predicted), confusion=confusion(counts))
-    os.makedirs(folder, exist_ok=True)
-    figures.ranking(facts['ranking'], os.path.join(folder, 'ranking.svg'))
-    figures.curves(curve, os.path.join(folder, 'curves.svg'))
+    folder = project / 'report' / 'figures'
+    folder.mkdir(exist_ok=True)
+    figures.ranking(facts['ranking'], folder / 'ranking.svg')
+    figures.curves(curve, folder / 'curves.svg')
     both_ways = []
     for pair in confused_pairs(counts)[:6]:
         both_ways += [pair, pair[::-1]]
-    figures.pairs(both_ways, counts, data, label, predicted, os.path.join(folder, 'pairs.svg'))
+    figures.pairs(both_ways, counts, data, label, predicted, folder / 'pairs.svg')
     return facts
 
 
 def main(arguments=None, project=PROJECT):
     """Compute the report's numbers and figures. If it cannot be done, one sentence says why."""
     argparse.ArgumentParser(description=main.__doc__).parse_args(arguments)
-    path = os.path.join(project, 'report', 'facts.json')
+    path = project / 'report' / 'facts.json'
     print('Predicting the validation rows takes some minutes ...', flush=True)
     try:
         facts = gather(project)

@@ -9,7 +9,7 @@ beside the data, and the submission that they write is compared with the one to 
 """
 import argparse
 import io
-import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -21,9 +21,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-HOME = os.path.dirname(os.path.abspath(__file__))
-PROJECT = os.path.dirname(HOME)
-sys.path[:0] = [PROJECT, HOME, os.path.join(PROJECT, 'data')]
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(PROJECT), str(PROJECT / 'report'), str(PROJECT / 'data')]
 
 import build                                        # noqa: E402
 from csv_files import is_stand_in                   # noqa: E402
@@ -41,12 +40,6 @@ def require(condition, sentence):
     """ValueError, with a sentence that says what to do, unless the condition holds."""
     if not condition:
         raise ValueError(sentence)
-
-
-def read(path):
-    """The bytes of a file. FileNotFoundError if it is missing."""
-    with open(path, 'rb') as file:
-        return file.read()
 
 
 def check_notebook(source, name):
@@ -89,8 +82,8 @@ def check_submission(source, rows, name=SUBMISSION):
 def check_data(project):
     """Refuse a folder without the competition's files -> the number of test rows."""
     for name in DATA:
-        path = os.path.join(project, name)
-        require(os.path.isfile(path), f"{path} is missing: copy the competition's file there")
+        path = project / name
+        require(path.is_file(), f"{path} is missing: copy the competition's file there")
         require(not is_stand_in(path), f"{path} is a stand-in: put the competition's train.csv and "
                 'test.csv there, run the notebook again, and then hand in')
     return len(read_csv(path, 784))
@@ -100,9 +93,9 @@ def rehearse(content, notebook, project):
     """Run the zip's notebook in an empty folder beside the data -> the submission it writes."""
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
-        os.mkdir(os.path.join(folder, 'data'))
-        for part in DATA:
-            shutil.copy(os.path.join(project, part), os.path.join(folder, part))
+        pathlib.Path(folder, 'data').mkdir()
+        for name in DATA:
+            shutil.copy(str(project / name), f'{folder}/{name}')
         client = NotebookClient(notebook, timeout=None, kernel_name='python3',
                                 resources={'metadata': {'path': folder}})
         kernel = client.create_kernel_manager().kernel_spec      # the user may have made another
@@ -113,10 +106,10 @@ def rehearse(content, notebook, project):
             raise ValueError(f'the four files by themselves do not run ({error.ename}: '
                              f'{error.evalue}): they may use data/train.csv, data/test.csv and the '
                              'packages of requirements.txt only')
-        written = os.path.join(folder, SUBMISSION)
-        require(os.path.isfile(written), f'the four files by themselves wrote no {SUBMISSION}: '
+        written = pathlib.Path(folder, SUBMISSION)
+        require(written.is_file(), f'the four files by themselves wrote no {SUBMISSION}: '
                 'the notebook must write it beside itself')
-        return read(written)
+        return written.read_bytes()
 
 
 def compare(uploaded, rehearsed):
@@ -145,7 +138,7 @@ def report(options):
     if not options.report:
         require(build.typst, f'{build.MISSING}; or name a PDF of your own with --report')
         return build.build(options.name, options.student, options.date)
-    content = read(options.report)
+    content = pathlib.Path(options.report).read_bytes()
     require(content.startswith(b'%PDF'), f'{options.report} is no PDF file: export it as one')
     return content
 
@@ -156,16 +149,16 @@ def hand_in(options, project):
     require(re.match(r'[A-Za-z0-9_-]+\Z', student) and student != 'studentid', 'the student id is '
             f'{student!a}, expected your own: letters, digits, - and _ only')
     name = f'Lab1_{student}.ipynb'
-    own = os.path.join(project, name)
-    if not os.path.exists(own):
-        own = os.path.join(project, 'Lab1_studentid.ipynb')
-    print(f'1 of 3: checking {os.path.basename(own)}, {SUBMISSION} and the data', flush=True)
-    files = {name: read(own)}
-    notebook = check_notebook(files[name], own)
+    own = project / name
+    if not own.exists():
+        own = project / 'Lab1_studentid.ipynb'
+    print(f'1 of 3: checking {own.name}, {SUBMISSION} and the data', flush=True)
+    files = {name: own.read_bytes()}
+    notebook = check_notebook(files[name], own.name)
     for source in ('network.py', 'layer.py'):
-        files[source] = read(os.path.join(project, source))
+        files[source] = (project / source).read_bytes()
     rows = check_data(project)
-    uploaded = check_submission(read(os.path.join(project, SUBMISSION)), rows)
+    uploaded = check_submission((project / SUBMISSION).read_bytes(), rows)
     print('2 of 3: the report', flush=True)
     files[f'Lab1_report_{student}.pdf'] = report(options)
     print('3 of 3: running the four files by themselves, which takes some minutes', flush=True)

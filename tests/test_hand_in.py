@@ -71,7 +71,7 @@ def project(tmp_path, monkeypatch):
 
 
 def run(project, student='311551001'):
-    hand_in.main([student, '--report', str(project / 'own.pdf')], str(project))
+    hand_in.main([student, '--report', str(project / 'own.pdf')], project)
 
 
 def content_of(project, student='311551001'):
@@ -159,7 +159,7 @@ def test_a_notebook_with_ids_and_an_unknown_kernel_runs_with_this_python(project
     for name in ('layer.py', 'network.py'):
         files[name] = (project / name).read_bytes()
     cells = nbformat.v4.reads(source.decode('utf-8'))
-    written = hand_in.rehearse(hand_in.pack(files), cells, str(project))
+    written = hand_in.rehearse(hand_in.pack(files), cells, project)
     assert hand_in.check_submission(written, ROWS) == [str(row) for row in range(ROWS)]
 
 
@@ -244,7 +244,7 @@ def test_other_ids_are_refused(project, student):
 
 def test_without_typst_a_sentence_names_the_package_and_the_other_way(project, monkeypatch):
     monkeypatch.setattr(hand_in.build, 'typst', None)
-    complaint = refusal(hand_in.main, ['311551001'], str(project))
+    complaint = refusal(hand_in.main, ['311551001'], project)
     assert hand_in.build.MISSING in complaint and 'with --report' in complaint
 
 
@@ -255,7 +255,7 @@ def test_the_report_is_built_with_the_students_name_id_and_date(project, monkeyp
     monkeypatch.setattr(hand_in.build, 'typst', 'is here')
     monkeypatch.setattr(hand_in.build, 'build', arguments)
     options = ['--name', 'A. Student', '--date', '2022-10-06']
-    hand_in.main(['311551001'] + options, str(project))
+    hand_in.main(['311551001'] + options, project)
     got = content_of(project)['Lab1_report_311551001.pdf']
     assert got == b'A. Student, 311551001, 2022-10-06', f'got {got}'
 

@@ -183,7 +183,7 @@ def document(inputs, tmp_path_factory):
     """A folder with a whole document, made from the inputs."""
     project = tmp_path_factory.mktemp('document') / 'project'
     shutil.copytree(str(inputs), str(project))
-    facts.main([], str(project))
+    facts.main([], project)
     folder = project / 'report'
     shutil.copy(os.path.join(REPORT, 'helpers.typ'), str(folder))
     with open(os.path.join(REPORT, 'report.typ'), encoding='utf-8') as file:
@@ -236,7 +236,7 @@ def test_facts_refuses_in_one_sentence_and_writes_nothing(inputs, tmp_path, dama
     shutil.copytree(str(inputs), str(folder))
     damage(folder)
     with pytest.raises(SystemExit) as stop:
-        facts.main([], str(folder))
+        facts.main([], folder)
     complaint = stop.value.code
     assert complaint.startswith('facts.py: ') and '\n' not in complaint, complaint
     assert expected in complaint, complaint
