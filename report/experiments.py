@@ -7,11 +7,8 @@ A setting starts from BASELINE and changes what its line in FACTORS says. Each s
 search for the learning rate, with seed 0. Then all seeds train at the best rate of this search.
 A row of the CSV file is one training; `search` says that it belongs to a search. A row is written
 when its training ends, so a series that was stopped goes on where it was. Accuracies are in
-percent of the 8,000 validation rows. `corrected` is the balanced accuracy after the class-prior
-correction; `augmented` adds test-time augmentation, for a network with Augment. A training that
-diverged has no accuracies. cpu_seconds depends less than wall_seconds on the machine's other work.
-The convolutions are those of leaderboard/fast_conv2d.py: the numbers of the plain ones up to
-rounding, in half the time.
+percent of the 8,000 validation rows. `corrected` is balanced, after the class-prior correction;
+`augmented` adds test-time augmentation. A training that diverged has no accuracies.
 """
 import argparse
 import os
@@ -76,9 +73,11 @@ def notebook_network(rng, augment=False):
 
 
 SEEDS = (0, 1, 2)
+COPIES = 8      # of each image in test-time augmentation
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 BASELINE = {'make': fully_connected, 'epochs': 6, 'batch_size': 128, 'lr': 0.1,
-            'schedule': one_cycle, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4}
+            'schedule': one_cycle, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4,
+            'ema_decay': 0.0}
 CONVOLUTIONAL = {'make': convolutional}
 NOTEBOOK = {'make': notebook_network, 'ema_decay': 0.99, 'search': False}
 GENTLE = {'rotation': 8, 'scale': 0.08, 'shear': 0.1, 'shift': 1, 'elastic': 0.5}
@@ -146,7 +145,7 @@ class Series(object):
 
     def __init__(self, path, data, label):
         self.path = path
-        self.rows = read_rows(path) if os.path.exists(path) else []
+        self.rows = read_table(path, COLUMNS).to_dict('records') if os.path.exists(path) else []
         train, validation = split_rows(len(data), 8000, 0)
         self.train = (data[train], label[train])
         self.validation = (data[validation], label[validation])
@@ -169,77 +168,79 @@ class Series(object):
         key = {'factor': factor, 'setting': setting, 'seed': seed, 'epochs': settings['epochs'],
                'lr': settings['lr'], 'weight_decay': settings['weight_decay']}
         same = [row for row in self.rows if key.items() <= row.items()]
-        for row in same:
-            if row['search'] == search:
-                return row
-        if same:      # the search trained it, and that run counts as this seed's
+        if same:      # what the search has trained counts as this seed's run, too
             row = dict(same[0], search=search)
         else:
-            row = dict(key, search=search)
-            row.update(train_once(self.train, self.validation, seed, **settings))
-        self.rows.append(row)
-        print(', '.join(f'{name} {row[name]}' for name in COLUMNS), flush=True)
-        text = pd.DataFrame(self.rows, columns=COLUMNS).to_csv(index=False)
-        with replacing(self.path) as file:
-            file.write(text.encode('utf-8'))
+            trained = train_once(self.train, self.validation, seed, **settings)
+            row = dict(key, search=search, **trained)
+        if search not in [other['search'] for other in same]:
+            self.rows.append(row)
+            print(row, flush=True)
+            text = pd.DataFrame(self.rows, columns=COLUMNS).to_csv(index=False)
+            with replacing(self.path) as file:
+                file.write(text.encode('utf-8'))
         return row
 
 
-def read_rows(path):
-    """Read the rows of a CSV file. ValueError if it is not one of this program's."""
-    table = pd.read_csv(path, dtype={'factor': str, 'setting': str}, keep_default_na=False,
-                        na_values=[''], converters={'lr': float, 'weight_decay': float})
-    if list(table.columns) != COLUMNS:
-        raise ValueError(f'{path} has the columns {", ".join(table.columns)}, expected '
-                         f'{", ".join(COLUMNS)}: give another file as --results')
-    return table.to_dict('records')
-
-
-def train_once(train, validation, seed, make, epochs, batch_size, lr, schedule, momentum, nesterov,
-               weight_decay, ema_decay=0.0, **network):
-    """One training -> its columns of the CSV file. `network` are the arguments of `make`."""
-    net = make(np.random.default_rng(seed), **network)
-    cpu, wall = time.process_time(), time.time()
-    accuracy = dict.fromkeys(['validation', 'balanced', 'corrected', 'augmented'], np.nan)
+def read_table(path, columns):
+    """Read columns of a CSV file -> a table. FileNotFoundError, or ValueError if one is wrong."""
     try:
-        net.fit(train, validation, epochs, batch_size, lr, schedule=schedule, seed=seed,
-                ema_decay=ema_decay, momentum=momentum, nesterov=nesterov,
-                weight_decay=weight_decay, verbose=False)
-        accuracy.update(accuracies(net, train[1], *validation))
+        table = pd.read_csv(path, usecols=columns, dtype={'factor': str, 'setting': str},
+                            converters={'lr': float, 'weight_decay': float},
+                            keep_default_na=False, na_values=[''])
+        table.drop(columns=['factor', 'setting'], errors='ignore').astype(float)      # no texts
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}: move it away, and make it again')
+    return table
+
+
+def train_once(train, validation, seed, make, **settings):
+    """One training -> its columns of the CSV file. `settings` are those of `fit` and of `make`."""
+    fit = {name: settings.pop(name) for name in BASELINE if name in settings}
+    net = make(np.random.default_rng(seed), **settings)
+    row = dict.fromkeys(['validation', 'balanced', 'corrected', 'augmented'], np.nan)
+    cpu, wall = time.process_time(), time.time()
+    try:
+        net.fit(train, validation, seed=seed, verbose=False, **fit)
+        data, label = validation
+        predicted = predict_classes(net, data, train[1])
+        scores = {way: score(labels, label) for way, labels in predicted.items()}
+        row['validation'] = round(scores['plain'].accuracy, 3)
+        row['balanced'] = round(scores.pop('plain').balanced_accuracy, 3)
+        for way in scores:
+            row[way] = round(scores[way].balanced_accuracy, 3)
     except FloatingPointError:
         pass      # it diverged: the row stays empty
-    seconds = {'cpu_seconds': round(time.process_time() - cpu, 1),
-               'wall_seconds': round(time.time() - wall, 1)}
-    return dict(accuracy, **seconds)
+    row['cpu_seconds'] = round(time.process_time() - cpu, 1)
+    row['wall_seconds'] = round(time.time() - wall, 1)
+    return row
 
 
-def accuracies(net, train_label, data, label):
-    """The accuracies of a network on the validation rows, in percent."""
-    predict = net.predict(data)
-    plain = score(predict.argmax(axis=1), label)
-    corrected = correct_class_prior(predict, train_label)
-    result = {'validation': plain.accuracy, 'balanced': plain.balanced_accuracy,
-              'corrected': score(corrected.argmax(axis=1), label).balanced_accuracy}
+def predict_classes(net, data, train_label):
+    """The labels (N,) that a network predicts for rows (N, 784): {way of prediction: labels}.
+
+    'augmented' is the mean over augmented copies, then corrected; only for a network with Augment.
+    """
+    ways = {'plain': net.predict(data)}
+    ways['corrected'] = correct_class_prior(ways['plain'], train_label)
     if any(isinstance(layer, Augment) for layer in net.layers):
-        augmented = correct_class_prior(net.predict_augmented(data), train_label)
-        result['augmented'] = score(augmented.argmax(axis=1), label).balanced_accuracy
-    return {name: round(value, 3) for name, value in result.items()}
+        augmented = net.predict_augmented(data, COPIES)
+        ways['augmented'] = correct_class_prior(augmented, train_label)
+    return {way: predict.argmax(axis=1) for way, predict in ways.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--only', nargs='+', choices=sorted(FACTORS), metavar='FACTOR')
-    parser.add_argument('--seeds', type=int, nargs='+', default=SEEDS)
-    parser.add_argument('--data', default=os.path.join(PROJECT, 'data'))
-    parser.add_argument('--results', default=os.path.join(HOME, 'experiments.csv'))
-    options = parser.parse_args()
-    series = Series(options.results, *read_train(os.path.join(options.data, 'train.csv')))
-    for factor in options.only or FACTORS:
+    factors = parser.parse_args().only or FACTORS
+    data, label = read_train(os.path.join(PROJECT, 'data', 'train.csv'))
+    series = Series(os.path.join(HOME, 'experiments.csv'), data, label)
+    for factor in factors:
         for setting, changes in FACTORS[factor].items():
             settings = dict(BASELINE, **changes)
             if settings.pop('search', True):
                 settings['lr'] = series.find_rate(factor, setting, settings)
-            for seed in options.seeds:
+            for seed in SEEDS:
                 series.run(factor, setting, seed, settings, search=False)
 
 

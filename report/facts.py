@@ -9,52 +9,33 @@ adds up: a difference is the difference of the two printed accuracies.
 import argparse
 import json
 import math
-import os
+import pathlib
 import sys
 
 import numpy as np
-import pandas as pd
 
-HOME = os.path.dirname(os.path.abspath(__file__))
-PROJECT = os.path.dirname(HOME)
-sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'tests'), HOME]
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(PROJECT), str(PROJECT / 'tests'), str(PROJECT / 'report')]
 
-import experiments                                                                  # noqa: E402
 import figures                                                                      # noqa: E402
+from experiments import (BASELINE, COLUMNS, COPIES, FIRST, REFERENCES, SMALL,       # noqa: E402
+                         predict_classes, read_table)
 from gradient_check import STEP, TOLERANCE, numeric_gradient                        # noqa: E402
 from layer import BatchNorm, Conv2d, Flatten, FullyConnected, MaxPool2d, ReLU       # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, character_network,   # noqa: E402
-                     correct_class_prior, read_train, replacing, score, split_rows)
+                     read_train, replacing, score, split_rows)
 
-COPIES = 8                                              # of each image in test-time augmentation
 ALIKE = ('0O', '1IL', '9gq', 'fF', '5S', '2Z')          # characters that have the same shape
 # 97.5 % of Student's t distribution lie below these, for 1, 2, 3, ... degrees of freedom
 T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 # Changes of the prediction alone: factor, setting, the runs, the column with and without it
 PREDICTIONS = [
-    ('class-prior correction', 'baseline', experiments.FIRST, 'corrected', 'balanced'),
-    ('class-prior correction', 'small network', experiments.SMALL, 'corrected', 'balanced'),
+    ('class-prior correction', 'baseline', FIRST, 'corrected', 'balanced'),
+    ('class-prior correction', 'small network', SMALL, 'corrected', 'balanced'),
     ('test-time augmentation', '8 copies, augmented training', ('augmentation', 'gentle'),
      'augmented', 'corrected')]
-
-
-def read_table(path, columns, made_by):
-    """Read a CSV file -> a table. FileNotFoundError or ValueError in one sentence if it is bad."""
-    if not os.path.exists(path):
-        raise FileNotFoundError(f'{path} is missing: make it with {made_by}')
-    try:
-        table = pd.read_csv(path, dtype={'factor': str, 'setting': str}, keep_default_na=False,
-                            na_values=[''])
-    except ValueError as error:
-        raise ValueError(f'{path} is not a CSV file ({error}): make it again with {made_by}')
-    for name in columns:
-        if name not in table or not len(table):
-            raise ValueError(f'{path} has no column {name}, or no rows: make it again with '
-                             f'{made_by}')
-        if name not in ('factor', 'setting') and table[name].dtype.kind not in 'ifb':
-            raise ValueError(f'{path}: the column {name} holds {table[name].iloc[0]!r}, expected '
-                             f'numbers: make it again with {made_by}')
-    return table
+CURVE = ['epoch', 'seconds', 'train_loss', 'train_accuracy', 'validation_loss',
+         'validation_accuracy']
 
 
 # The experiments ----------------------------------------------------------------------------------
@@ -62,12 +43,18 @@ def read_table(path, columns, made_by):
 def by_setting(runs):
     """{(factor, setting): its runs by seed}, the last one of each seed.
 
-    Runs of the search for the rate and trainings that diverged are left out.
+    Runs of the search for the rate and trainings that diverged are left out. ValueError if the
+    baseline or the notebook's network has no run.
     """
     runs = runs[~runs.search & runs.balanced.notnull()]
     runs = runs.drop_duplicates(['factor', 'setting', 'seed'], keep='last')
     groups = runs.groupby(['factor', 'setting'], sort=False)
-    return {key: own.set_index('seed') for key, own in groups}
+    found = {key: own.set_index('seed') for key, own in groups}
+    for factor, setting in (FIRST, SMALL):
+        if (factor, setting) not in found:
+            raise ValueError(f'experiments.csv has no run of {factor}: {setting}: run '
+                             'report/experiments.py')
+    return found
 
 
 def compare(after, before):
@@ -77,47 +64,39 @@ def compare(after, before):
     for a gain and -1 for a loss that is greater than the margin, with all seeds agreeing, else 0.
     """
     change = (after - before).dropna()
-    mean = float(change.mean())
     result = {'before': round(float(before[change.index].mean()), 2),
               'after': round(float(after[change.index].mean()), 2), 'margin': None, 'shown': 0}
     result['difference'] = round(result['after'] - result['before'], 2)
     if len(change) > 1:
-        quantile = T_QUANTILE[min(len(change), len(T_QUANTILE) + 1) - 2]
-        margin = quantile * float(change.std()) / math.sqrt(len(change))
+        margin = T_QUANTILE[len(change) - 2] * float(change.std()) / math.sqrt(len(change))
         result['margin'] = round(margin, 2)
-        if abs(mean) > margin and len(set(np.sign(change))) == 1:
-            result['shown'] = int(np.sign(mean))
+        if abs(change.mean()) > margin and len(set(np.sign(change))) == 1:
+            result['shown'] = int(np.sign(change.mean()))
     return result
 
 
-def effects(runs):
+def effects(found):
     """The facts of every setting, each compared with what it changes, in the file's order."""
-    found = by_setting(runs)
     result = []
-    for key, own in found.items():
-        reference = found.get(experiments.REFERENCES.get(key, experiments.FIRST))
-        if reference is not None and own.index.isin(reference.index).any():
-            result.append(dict(compare(own.balanced, reference.balanced), factor=key[0],
-                               setting=key[1], lr=float(own.lr.iloc[0])))
+    for (factor, setting), own in found.items():
+        reference = REFERENCES.get((factor, setting), FIRST)
+        if reference in found:
+            change = compare(own.balanced, found[reference].balanced)
+            result.append(dict(change, factor=factor, setting=setting, lr=own.lr.iloc[0]))
     for factor, setting, key, after, before in PREDICTIONS:
         if key in found:
             own = found[key]
-            result.append(dict(compare(own[after], own[before]), factor=factor, setting=setting,
-                               lr=float(own.lr.iloc[0])))
+            change = compare(own[after], own[before])
+            result.append(dict(change, factor=factor, setting=setting, lr=own.lr.iloc[0]))
     return result
 
 
-def network_facts(runs, key):
-    """The accuracies and the time of one setting, mean over the seeds."""
-    own = by_setting(runs).get(key)
-    if own is None:
-        raise ValueError(f'experiments.csv has no run of {key[0]}: {key[1]}: run '
-                         'report/experiments.py')
+def network_facts(own):
+    """The accuracies and the time of one setting's runs, mean over the seeds."""
     result = {'seeds': len(own), 'epochs': int(own.epochs.iloc[0]),
-              'weight_decay': float(own.weight_decay.iloc[0]),
-              'seconds': round(own.cpu_seconds.mean())}
+              'weight_decay': own.weight_decay.iloc[0], 'seconds': round(own.cpu_seconds.mean())}
     for name in ('validation', 'balanced', 'corrected'):
-        result[name] = round(float(own[name].mean()), 2)
+        result[name] = round(own[name].mean(), 2)
     return result
 
 
@@ -127,11 +106,11 @@ def ranking(effects, count=7):
     Without the notebook's network, which changes many things at once.
     """
     gains = [row for row in effects if row['shown'] > 0]
-    gains = [row for row in gains if (row['factor'], row['setting']) != experiments.SMALL]
-    gains.sort(key=lambda row: -row['difference'])
     best = {}
-    for row in gains:
-        best.setdefault(row['factor'], dict(row, label=f'{row["factor"]}: {row["setting"]}'))
+    for row in sorted(gains, key=lambda row: -row['difference']):
+        if (row['factor'], row['setting']) != SMALL:
+            label = f'{row["factor"]}: {row["setting"]}'
+            best.setdefault(row['factor'], dict(row, label=label))
     return list(best.values())[:count]
 
 
@@ -140,21 +119,17 @@ def ranking(effects, count=7):
 def submitted_network(weights, data, label, training, validation):
     """The facts of the network, and the labels that it predicts for the validation rows.
 
-    Its scores are those of the plain prediction, after class-prior correction, and after
-    correction of the mean over augmented copies. The last one makes the submission.
+    The labels are those after class-prior correction of the mean over augmented copies, as in the
+    submission.
     """
     net = character_network()
     net.load(weights)
-    true, prior = label[validation], label[training]
-    plain = net.predict(data[validation])
-    copies = net.predict_augmented(data[validation], COPIES)
+    predicted = predict_classes(net, data[validation], label[training])
     facts = {}
-    for name, predict in (('plain', plain), ('corrected', correct_class_prior(plain, prior)),
-                          ('augmented', correct_class_prior(copies, prior))):
-        predicted = predict.argmax(axis=1)
-        found = score(predicted, true)
-        facts[name] = {'accuracy': round(found.accuracy, 2),
-                       'balanced': round(found.balanced_accuracy, 2)}
+    for way, labels in predicted.items():
+        found = score(labels, label[validation])
+        facts[way] = {'accuracy': round(found.accuracy, 2),
+                      'balanced': round(found.balanced_accuracy, 2)}
     share = found.balanced_accuracy / 100
     sample = training[:len(validation)]
     facts.update({
@@ -162,24 +137,19 @@ def submitted_network(weights, data, label, training, validation):
         'channels': [layer.out_channels for layer in net.layers if isinstance(layer, Conv2d)],
         'hidden': net.layers[-1].in_features, 'dropout': net.layers[-2].p,
         'smoothing': net.loss.label_smoothing, 'copies': COPIES,
-        'standard_error': round(100 * math.sqrt(share * (1 - share) / len(true)), 2),
+        'standard_error': round(100 * math.sqrt(share * (1 - share) / len(validation)), 2),
         'training_accuracy': round(net.evaluate(data[sample], label[sample]).accuracy, 2)})
-    return facts, predicted
-
-
-def alike(label):
-    """Labels (N,) with the characters of one shape made one class."""
-    classes = np.arange(len(CLASS_NAMES))
-    for group in ALIKE:
-        members = [CLASS_NAMES.index(name) for name in group]
-        classes[members] = members[0]
-    return classes[label]
+    return facts, labels
 
 
 def mistakes(label, predicted):
     """How many validation rows are wrong, and how many of them within a group of one shape."""
+    shape = np.arange(len(CLASS_NAMES))      # the first class of the same shape
+    for group in ALIKE:
+        members = [CLASS_NAMES.index(name) for name in group]
+        shape[members] = members[0]
     wrong = int((predicted != label).sum())
-    across = int((alike(predicted) != alike(label)).sum())
+    across = int((shape[predicted] != shape[label]).sum())
     return {'wrong': wrong, 'alike': wrong - across, 'groups': ['/'.join(name) for name in ALIKE],
             'alike_percent': round(100 * (wrong - across) / max(1, wrong)),
             'merged_accuracy': round(100 * (1 - across / len(label)), 1)}
@@ -217,16 +187,15 @@ def gradient_error():
     rng = np.random.default_rng(0)
     net = Network([Conv2d(1, 3, rng=rng), MaxPool2d(), BatchNorm(3), ReLU(), Flatten(),
                    FullyConnected(27, 5, rng)], input_shape=(5, 5, 1))
-    data, label = rng.standard_normal((7, 5, 5, 1)), np.arange(7) % 5
     for layer in net.layers:
         layer.astype(np.float64)
-    net.forward(data, label)
+    batch = rng.standard_normal((7, 5, 5, 1)), np.arange(7) % 5
+    net.forward(*batch)
     net.backward()
-    grads = [getattr(layer, name + '_grad') for _, layer, name in net.parameters()]
     errors = []
-    for grad, (_, layer, name) in zip(grads, net.parameters()):
-        numeric = numeric_gradient(lambda: net.forward(data, label)[1], getattr(layer, name))
-        errors.append(abs(numeric - grad).max())
+    for _, layer, name in net.parameters():
+        numeric = numeric_gradient(lambda: net.forward(*batch)[1], getattr(layer, name))
+        errors.append(abs(numeric - getattr(layer, f'{name}_grad')).max())
     return max(errors)
 
 
@@ -236,24 +205,21 @@ def power_of_ten(value):
     return [math.ceil(round(value / 10 ** exponent, 6)), exponent]
 
 
-def gather(runs_path, weights, data_folder, folder):
-    """Read and measure all, write the figures into `folder`, and return the facts."""
-    runs = read_table(runs_path, experiments.COLUMNS, 'report/experiments.py')
-    curve_path = os.path.splitext(weights)[0] + '.csv'
-    curve = read_table(curve_path, ['epoch', 'seconds', 'train_loss', 'train_accuracy',
-                                    'validation_loss', 'validation_accuracy'],
-                       'leaderboard/train.py')
-    data, label = read_train(os.path.join(data_folder, 'train.csv'))
+def gather(project):
+    """Read and measure all, draw the figures into project/report/figures, and return the facts."""
+    found = by_setting(read_table(project / 'report' / 'experiments.csv', COLUMNS))
+    weights = project / 'leaderboard' / 'character_network.npz'
+    curve = read_table(weights.with_suffix('.csv'), CURVE)
+    data, label = read_train(project / 'data' / 'train.csv')
     training, validation = split_rows(len(data), min(8000, len(data) // 3), 0)
     share = 100 * np.bincount(label[training], minlength=len(CLASS_NAMES)) / len(training)
-    found = effects(runs)
+    changes = effects(found)
     facts = {
         'rows': {'all': len(data), 'training': len(training), 'validation': len(validation),
                  'least_share': round(share.min(), 1), 'greatest_share': round(share.max(), 1)},
-        'baseline': network_facts(runs, experiments.FIRST),
-        'small': network_facts(runs, experiments.SMALL),
-        'settings': {name: experiments.BASELINE[name] for name in ('batch_size', 'momentum')},
-        'effects': found, 'ranking': ranking(found),
+        'baseline': network_facts(found[FIRST]), 'small': network_facts(found[SMALL]),
+        'settings': {name: BASELINE[name] for name in ('batch_size', 'momentum')},
+        'effects': changes, 'ranking': ranking(changes),
         'gradient_check': {'step': power_of_ten(STEP), 'tolerance': power_of_ten(TOLERANCE),
                            'error': power_of_ten(gradient_error())}}
     final, predicted = submitted_network(weights, data, label, training, validation)
@@ -263,36 +229,30 @@ def gather(runs_path, weights, data_folder, folder):
     counts = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), int)
     np.add.at(counts, (label, predicted), 1)
     facts.update(final=final, mistakes=mistakes(label, predicted), confusion=confusion(counts))
-    os.makedirs(folder, exist_ok=True)
-    figures.ranking(facts['ranking'], os.path.join(folder, 'ranking.svg'))
-    figures.curves(curve, os.path.join(folder, 'curves.svg'))
-    both_ways = [way for pair in confused_pairs(counts)[:6] for way in (pair, pair[::-1])]
-    figures.pairs(both_ways, counts, data, label, predicted, os.path.join(folder, 'pairs.svg'))
+    folder = project / 'report' / 'figures'
+    folder.mkdir(exist_ok=True)
+    figures.ranking(facts['ranking'], folder / 'ranking.svg')
+    figures.curves(curve, folder / 'curves.svg')
+    both_ways = []
+    for pair in confused_pairs(counts)[:6]:
+        both_ways += [pair, pair[::-1]]
+    figures.pairs(both_ways, counts, data, label, predicted, folder / 'pairs.svg')
     return facts
 
 
-def main(arguments=None):
-    """Compute the numbers and figures of the report. Exit code 2, in one sentence, if it cannot."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument('--experiments', default=os.path.join(HOME, 'experiments.csv'))
-    parser.add_argument('--weights', help='of the submitted network; its curve is beside them',
-                        default=os.path.join(PROJECT, 'leaderboard', 'character_network.npz'))
-    parser.add_argument('--data', default=os.path.join(PROJECT, 'data'), metavar='FOLDER')
-    parser.add_argument('--output', default=HOME, metavar='FOLDER')
-    options = parser.parse_args(arguments)
-    path = os.path.join(options.output, 'facts.json')
+def main(arguments=None, project=PROJECT):
+    """Compute the report's numbers and figures. If it cannot be done, one sentence says why."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args(arguments)
+    path = project / 'report' / 'facts.json'
     print('Predicting the validation rows takes some minutes ...', flush=True)
     try:
-        facts = gather(options.experiments, options.weights, options.data,
-                       os.path.join(options.output, 'figures'))
+        facts = gather(project)
         with replacing(path) as file:
             file.write((json.dumps(facts, indent=1, allow_nan=False) + '\n').encode('ascii'))
     except (ValueError, OSError) as error:
-        print(f'facts.py: {error}', file=sys.stderr)
-        return 2
+        sys.exit(f'facts.py: {error}')
     print(f'Wrote {path} and the figures beside it')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

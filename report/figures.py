@@ -2,11 +2,15 @@
 
 The text stays text: Typst sets it in the document's own font. Each figure is readable in black and
 white: a line style or a number says what the colour says.
+
+    python -m report.figures      takes the README's pictures out of the executed notebook
 """
+import base64
 import contextlib
 import io
+import json
 
-import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure
 
 from network import CLASS_NAMES, replacing
@@ -18,20 +22,16 @@ BLUE, PALE, ORANGE = '#0072B2', '#9CC3E0', '#D55E00'      # safe for the colour-
 STYLE = {'font.family': MEASURED, 'font.size': 9, 'axes.titlesize': 9, 'svg.fonttype': 'none',
          'svg.hashsalt': 'report', 'axes.spines.top': False, 'axes.spines.right': False,
          'axes.linewidth': 0.6, 'axes.axisbelow': True}
-for part in ('axes.labelsize', 'xtick.labelsize', 'ytick.labelsize', 'legend.fontsize'):
-    STYLE[part] = 9
 
 
 @contextlib.contextmanager
 def drawing(path, height):
     """Yield a figure of the text's width and `height` inches, in our style; then write it.
 
-    The user's own matplotlibrc has no say: the defaults are set first.
+    The user's own matplotlibrc has no say.
     """
     text = io.StringIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+    with matplotlib.style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(WIDTH, height))
         yield figure
         figure.savefig(text, format='svg', metadata={'Date': None})
@@ -93,3 +93,22 @@ def pairs(chosen, counts, data, label, predicted, path, faces=4):
                 axes.tick_params(length=0, labelbottom=False, labelleft=False)
                 for spine in axes.spines.values():
                     spine.set(visible=True, linewidth=0.4)
+
+
+def notebook_pictures(path):
+    """{NAME: bytes of a PNG} of the notebook's cells with {"picture": NAME} in their metadata."""
+    with open(path, encoding='utf-8') as file:
+        cells = json.load(file)['cells']
+    pictures = {}
+    for cell in cells:
+        for output in cell.get('outputs', []):
+            if 'picture' in cell['metadata'] and 'image/png' in output.get('data', {}):
+                text = ''.join(output['data']['image/png'])
+                pictures[cell['metadata']['picture']] = base64.b64decode(text)
+    return pictures
+
+
+if __name__ == '__main__':
+    for name, content in notebook_pictures('Lab1_studentid.ipynb').items():
+        with replacing(f'report/{name}.png') as file:
+            file.write(content)

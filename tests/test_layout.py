@@ -11,6 +11,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 LAYER_LINES = 680
 NETWORK_LINES = 808
+REPORT_LINES = 950
 COLUMNS = 100
 FUNCTION_LINES = 40
 
@@ -97,6 +98,12 @@ def test_lines_are_narrow(name):
 def test_the_two_files_are_short(name, budget):
     lines = len(read(name).splitlines())
     assert lines <= budget, f'{name} has {lines} lines, expected at most {budget}'
+
+
+def test_the_programs_of_the_report_are_short():
+    lines = {name: len(read(name).splitlines()) for name in python_files('report')}
+    total = sum(lines.values())
+    assert total <= REPORT_LINES, f'got {total} lines, expected at most {REPORT_LINES}: {lines}'
 
 
 def functions(source):

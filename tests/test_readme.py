@@ -12,7 +12,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, 'report'))
 
-from pictures import notebook_pictures      # noqa: E402
+from figures import notebook_pictures      # noqa: E402
 
 PAGES = ['README.md', 'data/README.md', 'leaderboard/README.md']
 every_page = pytest.mark.parametrize('page', PAGES)
@@ -125,4 +125,4 @@ def test_the_pictures_are_those_of_the_notebook():
     assert sorted(shown) == sorted(pictures) == ['characters', 'diagram', 'minutes']
     for name, content in pictures.items():
         with open(os.path.join(ROOT, 'report', f'{name}.png'), 'rb') as file:
-            assert file.read() == content, f'report/{name}.png: run python report/pictures.py'
+            assert file.read() == content, f'report/{name}.png: run python -m report.figures'
