@@ -35,14 +35,14 @@ PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
     'notebook': {'stages': ((16,), (32,), (64,)), 'hidden': 128, 'dropout': 0.1, 'augment': 0},
-    'small': {'stages': ((16,), (32,), (128, 128)), 'augment': 0.5},
-    'medium': {'stages': ((32,), (64, 64), (128, 128))},
+    'small': {'stages': ((16,), (64, 64), (128, 128)), 'augment': 0.5, 'dropout': 0.1},
+    'medium': {'stages': ((16,), (64, 64), (128, 128)), 'augment': 0.5, 'dropout': 0.1},
     'large': {},
 }
 TRAININGS = {
     'tiny': {'epochs': 1},
     'notebook': {'epochs': 6, 'ema_decay': 0.99},
-    'small': {'epochs': 10},
+    'small': {'epochs': 6},
     'medium': {'epochs': 12},
     'large': {},
 }

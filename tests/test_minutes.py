@@ -118,7 +118,7 @@ def test_a_timed_epoch_takes_its_rows_and_their_share_of_the_validation(monkeypa
 
 
 def test_the_table_and_the_figure(tmp_path, capsys):
-    runs = [dict(ACCURACIES, size=size, side=side, seed=seed, epochs=epochs, wall_minutes=9.0,
+    runs = [dict(ACCURACIES, size=size, side=side, seed=seed, epochs=epochs,
                  augmented=accuracy + seed)
             for size, epochs, accuracy in (('baseline', 6, 85.0), ('small', 10, 88.0))
             for side in minutes.SIDES for seed in range(3)]

@@ -103,26 +103,48 @@ def test_the_layer_of_the_readme_passes_the_tests_of_layers(tmp_path):
     assert passed >= 3, f'expected several tests of the new layer, got {output}'
 
 
+def stated_accuracy(values):
+    """Accuracies of the seeds -> their mean and range, as a README writes them."""
+    if len(values) == 1:
+        return f'{values.mean():.1f} % (one seed)'
+    return f'{values.mean():.1f} % ({values.min():.1f} to {values.max():.1f})'
+
+
 def test_the_results_are_those_of_the_experiments():
-    """Mean, least and greatest of three seeds, as the table says; one number for one network."""
+    """Mean, least and greatest of the seeds, as the table says; one number for one network."""
     runs = pd.read_csv(os.path.join(ROOT, 'report', 'experiments.csv'))
-    stated = re.findall(r'\| ([\d.]+) % \(([\d.]+) to ([\d.]+)\) \|', read('README.md'))
-    assert len(stated) == 3, f'expected three networks, got {stated}'
-    settings = ['784-512-256-47, ReLU', 'small network of the notebook']
-    for setting, numbers in zip(settings, stated):
+    trainings = pd.read_csv(os.path.join(ROOT, 'leaderboard', 'minutes.csv'))
+    text = read('README.md')
+    for setting in ('784-512-256-47, ReLU', 'small network of the notebook'):
         corrected = runs[(runs.setting == setting) & ~runs.search].corrected
         assert len(corrected) == 3, f'{setting}: {len(corrected)} seeds'
-        values = (corrected.mean(), corrected.min(), corrected.max())
-        measured = [f'{value:.1f}' for value in values]
-        assert list(numbers) == measured, f'{setting}: README {numbers}, measured {measured}'
-    mean, least, greatest = stated[2]
-    assert f'{mean} % ({least} to {greatest})' in read('leaderboard/README.md')
+        assert f'| {stated_accuracy(corrected)} |' in text, f'{setting}: {list(corrected)}'
+    ours = trainings[trainings.side == 'ours']
+    for size in ('small', 'medium', 'large'):
+        augmented = ours[ours['size'] == size].augmented
+        assert f'| {stated_accuracy(augmented)} |' in text, f'README.md: {size}: {list(augmented)}'
+
+
+def test_the_table_of_the_minutes_is_that_of_the_trainings():
+    """A line for each size: minutes, then accuracy, of ours and of PyTorch."""
+    folder = os.path.join(ROOT, 'leaderboard')
+    results = pd.read_csv(os.path.join(folder, 'minutes.csv'))
+    seconds = pd.read_csv(os.path.join(folder, 'minutes-seconds.csv'), comment='#')
+    text = read('leaderboard/README.md')
+    for size in sorted(set(results['size'])):
+        line = re.search(rf'^\| `{size}` \|.*$', text, re.MULTILINE).group()
+        for side in sorted(set(results[results['size'] == size].side)):
+            runs = results[(results['size'] == size) & (results.side == side)]
+            timed = seconds[(seconds.part == size) & (seconds.side == side)]
+            minutes = timed.seconds.iloc[0] * runs.epochs.iloc[0] / 60
+            assert f'| {minutes:.1f} |' in line, f'{size}, {side}: {minutes:.2f} minutes, {line}'
+            assert f'| {stated_accuracy(runs.augmented)} |' in line, f'{size}, {side}: {line}'
 
 
 def test_the_pictures_are_those_of_the_notebook():
     shown = re.findall(r'\(report/(\w+)\.png\)', read('README.md'))
     pictures = notebook_pictures(os.path.join(ROOT, 'Lab1_studentid.ipynb'))
-    assert sorted(shown) == sorted(pictures) == ['characters', 'diagram', 'minutes']
+    assert sorted(shown) == sorted(pictures) == ['characters', 'diagram']
     for name, content in pictures.items():
         with open(os.path.join(ROOT, 'report', f'{name}.png'), 'rb') as file:
             assert file.read() == content, f'report/{name}.png: run python -m report.figures'
