@@ -203,8 +203,8 @@ def train_once(train, validation, seed, make, **settings):
     try:
         net.fit(train, validation, seed=seed, verbose=False, **fit)
         data, label = validation
-        predicted = predict_classes(net, data, train[1])
-        scores = {way: score(labels, label) for way, labels in predicted.items()}
+        ways = predict_ways(net, data, train[1])
+        scores = {way: score(ways[way].argmax(axis=1), label) for way in ways}
         row['validation'] = round(scores['plain'].accuracy, 3)
         row['balanced'] = round(scores.pop('plain').balanced_accuracy, 3)
         for way in scores:
@@ -216,8 +216,8 @@ def train_once(train, validation, seed, make, **settings):
     return row
 
 
-def predict_classes(net, data, train_label):
-    """The labels (N,) that a network predicts for rows (N, 784): {way of prediction: labels}.
+def predict_ways(net, data, train_label):
+    """The predictions of a network for rows (N, 784): {way of prediction: probabilities (N, 47)}.
 
     'augmented' is the mean over augmented copies, then corrected; only for a network with Augment.
     """
@@ -226,7 +226,7 @@ def predict_classes(net, data, train_label):
     if any(isinstance(layer, Augment) for layer in net.layers):
         augmented = net.predict_augmented(data, COPIES)
         ways['augmented'] = correct_class_prior(augmented, train_label)
-    return {way: predict.argmax(axis=1) for way, predict in ways.items()}
+    return ways
 
 
 def main():

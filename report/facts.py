@@ -15,15 +15,17 @@ import sys
 import numpy as np
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / 'tests'), str(PROJECT / 'report')]
+sys.path[:0] = [str(PROJECT / name) for name in ('', 'tests', 'report', 'leaderboard')]
 
+import fast_conv2d                                                                  # noqa: E402
 import figures                                                                      # noqa: E402
 from experiments import (BASELINE, COLUMNS, COPIES, FIRST, REFERENCES, SMALL,       # noqa: E402
-                         predict_classes, read_table)
+                         predict_ways, read_table)
 from gradient_check import STEP, TOLERANCE, numeric_gradient                        # noqa: E402
 from layer import BatchNorm, Conv2d, Flatten, FullyConnected, MaxPool2d, ReLU       # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, character_network,   # noqa: E402
-                     read_train, replacing, score, split_rows)
+                     even_class_counts, read_train, replacing, score, split_rows)
+from parallel import ParallelNetwork                                                # noqa: E402
 
 ALIKE = ('0O', '1IL', '9gq', 'fF', '5S', '2Z')          # characters that have the same shape
 # 97.5 % of Student's t distribution lie below these, for 1, 2, 3, ... degrees of freedom
@@ -122,17 +124,19 @@ def submitted_network(weights, data, label, training, validation):
     The labels are those after class-prior correction of the mean over augmented copies, as in the
     submission.
     """
-    net = character_network()
+    net = character_network(Conv2d=fast_conv2d.Conv2d, Network=ParallelNetwork)
     net.load(weights)
-    predicted = predict_classes(net, data[validation], label[training])
+    ways = predict_ways(net, data[validation], label[training])
     facts = {}
-    for way, labels in predicted.items():
+    for way in ways:
+        labels = ways[way].argmax(axis=1)
         found = score(labels, label[validation])
         facts[way] = {'accuracy': round(found.accuracy, 2),
                       'balanced': round(found.balanced_accuracy, 2)}
     share = found.balanced_accuracy / 100
     sample = training[:len(validation)]
     facts.update({
+        'even': even_subsets(ways['augmented'], label[validation]),
         'parameters': sum(getattr(layer, name).size for _, layer, name in net.parameters()),
         'channels': [layer.out_channels for layer in net.layers if isinstance(layer, Conv2d)],
         'hidden': net.layers[-1].in_features, 'dropout': net.layers[-2].p,
@@ -140,6 +144,23 @@ def submitted_network(weights, data, label, training, validation):
         'standard_error': round(100 * math.sqrt(share * (1 - share) / len(validation)), 2),
         'training_accuracy': round(net.evaluate(data[sample], label[sample]).accuracy, 2)})
     return facts, labels
+
+
+def even_subsets(predict, label, subsets=200):
+    """The percentage that is right in subsets with equally many rows of each class, on average.
+
+    `corrected` is that of the predictions as they are, `counts` that with even class counts.
+    """
+    rng = np.random.default_rng(0)
+    rows_of = [np.flatnonzero(label == one) for one in range(len(CLASS_NAMES))]
+    count = min(map(len, rows_of))
+    right = np.zeros(2)
+    for _ in range(subsets if count else 0):
+        rows = np.concatenate([rng.choice(rows, count, replace=False) for rows in rows_of])
+        for way, found in enumerate((predict[rows], even_class_counts(predict[rows]))):
+            right[way] += (found.argmax(axis=1) == label[rows]).mean()
+    corrected, counts = (round(float(share), 2) for share in 100 * right / subsets)
+    return {'rows': count * len(CLASS_NAMES), 'corrected': corrected, 'counts': counts}
 
 
 def mistakes(label, predicted):

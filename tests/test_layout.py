@@ -11,7 +11,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 LAYER_LINES = 680
 NETWORK_LINES = 808
-REPORT_LINES = 950
+REPORT_LINES = 975
 COLUMNS = 100
 FUNCTION_LINES = 40
 

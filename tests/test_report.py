@@ -122,6 +122,18 @@ def test_mistakes_by_known_answer():
     assert found['alike_percent'] == 67 and found['groups'][1] == '1/I/L'
 
 
+def test_even_subsets_by_known_answer():
+    """Class 1 is guessed for all rows of class 0, too; even counts give them back."""
+    label = np.repeat(np.arange(47), 3)[1:]      # class 0 has two rows only
+    predict = np.full((len(label), 47), 1e-9)
+    predict[np.arange(len(label)), label] = 0.8
+    predict[label == 0, :2] = 0.45, 0.55
+    found = facts.even_subsets(predict, label, subsets=3)
+    assert found == {'rows': 94, 'corrected': round(100 * 46 / 47, 2), 'counts': 100.0}
+    without = facts.even_subsets(predict[label > 0], label[label > 0], subsets=3)
+    assert without == {'rows': 0, 'corrected': 0.0, 'counts': 0.0}
+
+
 @pytest.mark.parametrize('value, expected', [(1e-5, [1, -5]), (8.2e-11, [9, -11]), (3e-9, [3, -9])])
 def test_power_of_ten_is_a_bound(value, expected):
     assert facts.power_of_ten(value) == expected
