@@ -598,12 +598,12 @@ def even_class_counts(predict, steps=50):
 
     Each class gets a factor, so that all classes have the same sum of probabilities (Sinkhorn,
     Knopp 1967). Label smoothing makes probabilities too even, so they are squared first. ValueError
-    for less than a row a class.
+    for fewer rows than classes.
     """
     if len(predict) < predict.shape[1]:
         raise ValueError(f'got {len(predict)} rows for {predict.shape[1]} classes, expected a '
                          'whole test: use correct_class_prior for a few rows')
-    weighted = predict.astype(np.float64) ** 2
+    weighted = np.maximum(predict, 1e-30).astype(np.float64) ** 2      # no class sums to 0
     for _ in range(steps):
         weighted /= weighted.sum(axis=0)                        # a class sums to 1
         weighted /= weighted.sum(axis=1, keepdims=True)         # a row sums to 1

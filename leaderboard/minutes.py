@@ -5,11 +5,13 @@
     python leaderboard/minutes.py time       the seconds of an epoch: leave the machine alone
     python leaderboard/minutes.py draw       the table and the figure minutes.png
 
-A row of minutes.csv is one training, written when it ends: a series that was stopped goes on where
-it was. Accuracies are balanced, in percent of the 8,000 validation rows. `corrected` is after the
-class-prior correction, `augmented` also with 8 augmented copies of each row, if the network has
-Augment. The minutes of the figure come from minutes-seconds.csv: ours and PyTorch take turns with a
-part of an epoch and of its validation. So other work beside the trainings does not change them.
+A row of minutes.csv is one training, written when it ends: a series that was stopped goes on with
+the next one. After a change of train.py, delete the rows of its old settings. The row of `large` is
+that of the committed weights. Accuracies are balanced, in percent of the 8,000 validation rows.
+`corrected` is after the class-prior correction, `augmented` also with 8 augmented copies of each
+row, if the network has Augment. The minutes of the figure come from minutes-seconds.csv: ours and
+PyTorch take turns with a part of an epoch and of its validation. So other work beside the trainings
+does not change them. `time` replaces the rows of the sizes that it measures.
 """
 import argparse
 import functools
@@ -125,6 +127,7 @@ def measure(size, series, rows, repeats):
     sides = []
     for name in SIDES if torch_training.torch else (OURS,):
         training = make_training(size, name, 0, series.train, series.validation)
+        training.epochs = repeats + 1      # with the turn before the timing
         work = functools.partial(run_part, training, series.train, series.validation)
         sides.append(benchmark.Side(name, work, 1))
     with benchmark.blas_threads(benchmark.CORES):
@@ -191,10 +194,11 @@ def read_options(arguments):
     parser.add_argument('--only', nargs='+', choices=SIZES, metavar='SIZE', default=SIZES,
                         help='of ' + ', '.join(SIZES))
     parser.add_argument('--sides', nargs='+', choices=SIDES, metavar='SIDE', default=SIDES,
-                        help='of ' + ', '.join(SIDES))
-    parser.add_argument('--seeds', type=int, nargs='+', default=SEEDS, metavar='N')
-    parser.add_argument('--rows', type=int, default=6400, help='of a timed epoch')
-    parser.add_argument('--repeats', type=int, default=3, help='turns of the two sides')
+                        help='only for train: of ' + ', '.join(SIDES))
+    parser.add_argument('--seeds', type=int, nargs='+', default=SEEDS, metavar='N',
+                        help='only for train')
+    parser.add_argument('--rows', type=int, default=6400, help='only for time: of an epoch')
+    parser.add_argument('--repeats', type=int, default=3, help='only for time: turns of the sides')
     parser.add_argument('--data', default=os.path.join(ROOT, 'data'), metavar='FOLDER')
     parser.add_argument('--results', default=os.path.join(HOME, 'minutes.csv'), metavar='FILE')
     options = parser.parse_args(arguments)
@@ -213,12 +217,17 @@ def train_all(options, series):
 
 def time_all(options, series):
     """Measure an epoch of each size, and write the table of seconds."""
+    path = options.start + '-seconds.csv'
     rows = []
+    if os.path.exists(path):      # the sizes that are not measured now keep their rows
+        table = pd.read_csv(path, comment='#')
+        kept = table[~table.part.isin(options.only)]
+        rows = list(kept.itertuples(index=False))
     for size in options.only:
         for row in measure(size, series, options.rows, options.repeats):
             rows.append(row)
             print(benchmark.table_line(row), flush=True)
-    benchmark.write_csv(options.start + '-seconds.csv', benchmark.about(), rows)
+    benchmark.write_csv(path, benchmark.about(), rows)
 
 
 def main(arguments=None):

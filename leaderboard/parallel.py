@@ -30,10 +30,11 @@ OWN = ('cache', 'rng')
 
 
 class ParallelNetwork(Network):
-    """A Network that computes `parts` parts of each batch side by side. Its numbers are the same.
+    """A Network that computes `parts` parts of each batch side by side.
 
-    A batch too small for two rows a part is cut into fewer parts, because BatchNorm needs two rows.
-    Each replica draws random numbers of its own.
+    Its numbers are those of Network, except for BatchNorm in training. A batch too small for two
+    rows a part is cut into fewer parts, because BatchNorm needs two rows. Each replica draws random
+    numbers of its own.
     """
 
     def __init__(self, layers=None, loss=None, rng=None, input_shape=None, parts=2):

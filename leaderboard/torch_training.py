@@ -4,9 +4,10 @@
     training.run()
     probability = training.net.predict_augmented(pixels, copies=8)
 
-The same weights at the start, order of the rows, rates, averages and choice of the best epoch. Only
-PyTorch computes, in eager mode, images channels-last, float32, with its own random numbers for
-dropout. A gradient is of the whole batch, so BatchNorm takes the statistics of the whole batch.
+The weights at the start, the order of the rows, the rates, the averages and the choice of the best
+epoch are the same. PyTorch computes in eager mode, images channels-last, float32, with its own
+random numbers for dropout. NumPy draws the places of an augmentation, and that counts as PyTorch's
+time. BatchNorm takes the statistics of the whole batch; ParallelNetwork takes those of each part.
 """
 import copy
 import os
@@ -132,6 +133,8 @@ class TorchTraining(object):
         torch.set_num_threads(os.cpu_count() or 1)
         self.net = TorchNetwork(net)
         self.average = copy.deepcopy(self.net)
+        self.weights = floats(self.net.model)      # the tensors themselves, no copies
+        self.averages = floats(self.average.model)
         self.best = self.average
         self.loss = nn.CrossEntropyLoss(label_smoothing=net.loss.label_smoothing)
         self.optimizer = make_optimizer(self.net.model, lr, **sgd)
@@ -167,6 +170,8 @@ class TorchTraining(object):
         for rows in batches(order, self.batch_size):
             self.step(pixels[rows], label[rows], self.rate(done / len(order)))
             done += len(rows)
+        if not self.ema_decay:
+            self.update_average(1)
         predicted = self.average.predict(self.validation[0]).argmax(axis=1)
         accuracy = score(predicted, self.validation[1]).balanced_accuracy
         if accuracy > max(self.accuracies, default=0):
@@ -189,9 +194,13 @@ class TorchTraining(object):
         loss.backward()
         self.optimizer.step()
         self.steps += 1
-        share = 1 - min(self.ema_decay, self.steps / (self.steps + 10))
+        if self.ema_decay:
+            self.update_average(1 - min(self.ema_decay, self.steps / (self.steps + 10)))
+
+    def update_average(self, share):
+        """Move the average of the weights towards the present ones by this share of the way."""
         with torch.no_grad():
-            torch._foreach_lerp_(floats(self.average.model), floats(self.net.model), share)
+            torch._foreach_lerp_(self.averages, self.weights, share)
 
 
 def make_optimizer(model, lr, momentum=0.0, nesterov=False, weight_decay=0.0):

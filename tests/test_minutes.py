@@ -107,6 +107,16 @@ def test_the_seconds_of_an_epoch(data):
     assert (found.seconds > 0).all()
 
 
+def test_other_sizes_keep_their_seconds(data):
+    old = benchmark.Row('large', 'large', 'ours', 9200, 90.5, 90.0, 91.0, None, None, None)
+    benchmark.write_csv(str(data / 'minutes-seconds.csv'), ['a machine'], [old])
+    for _ in range(2):
+        run(data, 'time', '--rows', '90', '--repeats', '1')
+        found = pd.read_csv(str(data / 'minutes-seconds.csv'), comment='#')
+        assert list(found.seconds[found.part == 'large']) == [90.5]
+        assert (found.part == 'small').sum() == (2 if torch_training.torch else 1)
+
+
 def test_a_timed_epoch_takes_its_rows_and_their_share_of_the_validation(monkeypatch):
     class Noted(object):
         def run_epoch(self):

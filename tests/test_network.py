@@ -872,6 +872,15 @@ def test_even_class_counts():
     assert (weighted.argmax(axis=1) != predict.argmax(axis=1)).sum() > 3
 
 
+def test_even_class_counts_of_a_class_that_is_never_predicted():
+    predict = np.zeros((6, 3), np.float32)
+    predict[:3, 0] = 1
+    predict[3:, 1] = 1
+    weighted = network.even_class_counts(predict)
+    assert np.isfinite(weighted).all()
+    np.testing.assert_allclose(weighted.sum(axis=1), 1)
+
+
 def test_even_class_counts_of_a_few_rows_are_refused():
     check_refused(ValueError, lambda: network.even_class_counts(np.full((2, 3), 1 / 3)),
                   'got 2 rows for 3 classes', 'correct_class_prior')

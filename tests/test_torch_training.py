@@ -32,7 +32,7 @@ def in_float64(net):
 
 
 @pytest.mark.parametrize('sgd', SGD, ids=[', '.join(sgd) or 'plain' for sgd in SGD])
-def test_same_weights_after_the_training(sgd, monkeypatch):
+def test_same_predictions_after_the_training(sgd, monkeypatch):
     pixels, label = make_rows()
     scaled = pixels.astype(np.float64) / 255
     validation = (scaled[:30], label[:30])
