@@ -171,7 +171,8 @@ def draw(table, path):
         axes.errorbar(lines.minutes, lines['mean'], error, color=color, fmt=style, capsize=4,
                       label=label)
     for line in table[table.side == OURS].itertuples():
-        axes.annotate(line.size, (line.minutes, line.mean), (8, -14), textcoords='offset points')
+        axes.annotate(line.size, (line.minutes, line.mean), (-6, 12), textcoords='offset points',
+                      ha='right')
     axes.set_xscale('log')
     axes.minorticks_off()
     axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50])
@@ -179,7 +180,7 @@ def draw(table, path):
     axes.set_xlabel('minutes of training on two cores')
     axes.set_ylabel('balanced accuracy in %')
     axes.grid(alpha=0.4)
-    axes.margins(0.1, 0.12)
+    axes.margins(0.15, 0.12)
     axes.legend(loc='lower right')
     figure.savefig(path, dpi=150)
     plt.close(figure)
