@@ -308,11 +308,17 @@ def test_a_disk_that_is_full_ends_with_a_sentence_and_the_old_files(lab, capsys,
 
 # Ctrl-C, terminals, other processes ---------------------------------------------------------------
 
+def heed_ctrl_c():
+    """A shell lets the programs that it starts in the background ignore Ctrl-C: undo that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder, *arguments, **environment):
     """The command in a process of its own, in `folder`."""
+    prepare = heed_ctrl_c if os.name == 'posix' else None
     environment = dict(os.environ, **environment)
     return subprocess.Popen([sys.executable] + list(arguments), cwd=str(folder), env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare)
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs signals')
