@@ -79,11 +79,11 @@ BASELINE = {'make': fully_connected, 'epochs': 6, 'batch_size': 128, 'lr': 0.1,
             'schedule': one_cycle, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4,
             'ema_decay': 0.0}
 CONVOLUTIONAL = {'make': convolutional}
-NOTEBOOK = {'make': notebook_network, 'ema_decay': 0.99, 'search': False}
+NOTEBOOK = {'make': notebook_network, 'ema_decay': 0.99}
 GENTLE = {'rotation': 8, 'scale': 0.08, 'shear': 0.1, 'shift': 1, 'elastic': 0.5}
 
 # factor -> {setting: what it changes of BASELINE}, in the order of the runs. The search for the
-# learning rate starts at 'lr'. 'search': False takes this rate, and searches no other.
+# learning rate starts at 'lr'.
 FACTORS = {
     'baseline': {'784-512-256-47, ReLU': {}},
     'input': {
@@ -110,10 +110,8 @@ FACTORS = {
         '512-512-256-256': {'hidden': (512, 512, 256, 256)}},
     'batch norm': {
         'after each sum': {'norm': True},
-        'after each convolution': dict(CONVOLUTIONAL, norm=True, search=False)},
-    'epochs': {
-        '15': {'epochs': 15},
-        'small network, 12': dict(NOTEBOOK, epochs=12)},
+        'after each convolution': dict(CONVOLUTIONAL, norm=True)},
+    'epochs': {'15': {'epochs': 15}},
     'momentum': {
         'none': {'momentum': 0.0, 'nesterov': False, 'lr': 1.0},
         '0.9, not Nesterov': {'nesterov': False}},
@@ -124,17 +122,14 @@ FACTORS = {
     'averaging of the weights': {'0.99': {'ema_decay': 0.99}},
     'augmentation': {
         'gentle': {'augment': GENTLE},
-        'small network': dict(NOTEBOOK, augment=True),
-        'small network, 12 epochs': dict(NOTEBOOK, augment=True, epochs=12)},
+        'small network': dict(NOTEBOOK, augment=True)},
 }
 FIRST = ('baseline', '784-512-256-47, ReLU')
 SMALL = ('convolution', 'small network of the notebook')
 # What a setting is compared with, where that is not the baseline
 REFERENCES = {
     ('batch norm', 'after each convolution'): ('convolution', '16-32-64 channels'),
-    ('epochs', 'small network, 12'): SMALL,
     ('augmentation', 'small network'): SMALL,
-    ('augmentation', 'small network, 12 epochs'): ('epochs', 'small network, 12'),
 }
 
 
@@ -238,8 +233,7 @@ def main():
     for factor in factors:
         for setting, changes in FACTORS[factor].items():
             settings = dict(BASELINE, **changes)
-            if settings.pop('search', True):
-                settings['lr'] = series.find_rate(factor, setting, settings)
+            settings['lr'] = series.find_rate(factor, setting, settings)
             for seed in SEEDS:
                 series.run(factor, setting, seed, settings, search=False)
 

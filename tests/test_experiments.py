@@ -86,7 +86,6 @@ def test_a_table_of_other_columns_is_refused_and_kept(tmp_path):
 @pytest.mark.parametrize('factor, setting', KNOWN)
 def test_every_setting_makes_a_network_that_trains_a_step(factor, setting):
     settings = dict(experiments.BASELINE, **experiments.FACTORS[factor][setting])
-    settings.pop('search', None)
     assert settings['lr'] in experiments.RATES
     rng = np.random.default_rng(0)
     data = rng.integers(0, 256, (20, 784)).astype(np.uint8)
