@@ -597,8 +597,8 @@ def even_class_counts(predict, steps=50):
     """Probabilities (N, K) of a whole test -> (N, K) float64, if each class has N / K of the rows.
 
     Each class gets a factor, so that all classes have the same sum of probabilities (Sinkhorn,
-    Knopp 1967). Label smoothing makes probabilities too even, so they are squared first. ValueError
-    for fewer rows than classes.
+    Knopp 1967). Label smoothing makes probabilities too even, so they are squared first.
+    ValueError for fewer rows than classes.
     """
     if len(predict) < predict.shape[1]:
         raise ValueError(f'got {len(predict)} rows for {predict.shape[1]} classes, expected a '

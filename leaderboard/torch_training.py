@@ -23,7 +23,7 @@ except ImportError:
 import layer
 from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected, MaxPool2d, PixelScaling,
                    ReLU, Reshape)
-from network import batches, score
+from network import Training, batches, score
 
 PREDICT_BATCH = 256
 
@@ -125,41 +125,32 @@ class TorchNetwork(object):
         return total / copies
 
 
-class TorchTraining(object):
-    """network.Training by PyTorch: the arguments are the same, and what they mean."""
+class TorchTraining(Training):
+    """network.Training by PyTorch: the same arguments, rates and choice of the best epoch."""
 
     def __init__(self, net, train, validation, epochs, batch_size, lr, schedule=None, seed=0,
                  ema_decay=0.0, **sgd):
+        super().__init__(net, train, validation, epochs, batch_size, lr, schedule, seed, ema_decay)
         torch.set_num_threads(os.cpu_count() or 1)
         self.net = TorchNetwork(net)
         self.average = copy.deepcopy(self.net)
         self.weights = floats(self.net.model)      # the tensors themselves, no copies
         self.averages = floats(self.average.model)
-        self.best = self.average
         self.loss = nn.CrossEntropyLoss(label_smoothing=net.loss.label_smoothing)
         self.optimizer = make_optimizer(self.net.model, lr, **sgd)
-        self.train = train
-        self.validation = validation
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.schedule = schedule
-        self.seed = seed
-        self.ema_decay = ema_decay
-        self.steps = 0
-        self.accuracies = []      # balanced, in percent, of each epoch
 
     def run(self, verbose=True):
         """Train all epochs. `net` is then that of the best one."""
-        while len(self.accuracies) < self.epochs:
+        while len(self.history) < self.epochs:
             self.run_epoch()
             if verbose:
-                print(f'epoch {len(self.accuracies)}: {self.accuracies[-1]:.2f} %', flush=True)
+                accuracy = self.history[-1]['validation']['balanced_accuracy']
+                print(f'epoch {len(self.history)}: {accuracy:.2f} %', flush=True)
         self.net = self.best
 
     def run_epoch(self):
         """Train one epoch, validate, and keep a copy of the average if it is the best so far."""
-        epoch = len(self.accuracies) + 1
+        epoch = len(self.history) + 1
         torch.manual_seed(1000 * self.seed + epoch)
         if self.net.augment:
             self.net.augment.rng = np.random.default_rng([self.seed, epoch])
@@ -171,18 +162,12 @@ class TorchTraining(object):
             self.step(pixels[rows], label[rows], self.rate(done / len(order)))
             done += len(rows)
         if not self.ema_decay:
-            self.update_average(1)
+            self.move_average(1)
         predicted = self.average.predict(self.validation[0]).argmax(axis=1)
-        accuracy = score(predicted, self.validation[1]).balanced_accuracy
-        if accuracy > max(self.accuracies, default=0):
+        validated = score(predicted, self.validation[1])
+        if self.is_best(validated):
             self.best = copy.deepcopy(self.average)
-        self.accuracies.append(accuracy)
-
-    def rate(self, part_of_epoch):
-        """The learning rate of the next step."""
-        if self.schedule is None:
-            return self.lr
-        return self.lr * self.schedule((len(self.accuracies) + part_of_epoch) / self.epochs)
+        self.history.append({'validation': validated._asdict()})
 
     def step(self, pixels, label, rate):
         """One step of SGD, and of the moving average."""
@@ -195,9 +180,9 @@ class TorchTraining(object):
         self.optimizer.step()
         self.steps += 1
         if self.ema_decay:
-            self.update_average(1 - min(self.ema_decay, self.steps / (self.steps + 10)))
+            self.move_average(1 - min(self.ema_decay, self.steps / (self.steps + 10)))
 
-    def update_average(self, share):
+    def move_average(self, share):
         """Move the average of the weights towards the present ones by this share of the way."""
         with torch.no_grad():
             torch._foreach_lerp_(self.averages, self.weights, share)

@@ -32,11 +32,12 @@ COPIES = 8      # of each row, for test-time augmentation
 PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 
 # --network SIZE: what character_network gets, and what differs from CHARACTER_TRAINING
+FIVE_CONVOLUTIONS = {'stages': ((16,), (64, 64), (128, 128)), 'augment': 0.5, 'dropout': 0.1}
 NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
     'notebook': {'stages': ((16,), (32,), (64,)), 'hidden': 128, 'dropout': 0.1, 'augment': 0},
-    'small': {'stages': ((16,), (64, 64), (128, 128)), 'augment': 0.5, 'dropout': 0.1},
-    'medium': {'stages': ((16,), (64, 64), (128, 128)), 'augment': 0.5, 'dropout': 0.1},
+    'small': FIVE_CONVOLUTIONS,
+    'medium': FIVE_CONVOLUTIONS,      # trained for twice as many epochs
     'large': {},
 }
 TRAININGS = {
