@@ -623,7 +623,7 @@ def epoch_line(record):
 
 # The networks of images ---------------------------------------------------------------------------
 
-def character_network(rng=None, stages=((48,), (96, 96), (192, 192)), hidden=256, dropout=0.3,
+def character_network(rng=None, stages=((32,), (96, 96), (192, 192)), hidden=256, dropout=0.2,
                       augment=1.0, Conv2d=Conv2d, Network=Network):
     """A convolutional network for rows of 784 pixels. The default is the leaderboard's.
 
@@ -634,8 +634,8 @@ def character_network(rng=None, stages=((48,), (96, 96), (192, 192)), hidden=256
     rng = np.random.default_rng(0) if rng is None else rng
     layers = [PixelScaling()]
     if augment:
-        layers += [Augment(rotation=10 * augment, scale=0.1 * augment, shear=0.12 * augment,
-                           shift=1.2 * augment, elastic=0.6 * augment, rng=rng)]
+        layers += [Augment(rotation=5 * augment, scale=0.05 * augment, shear=0.06 * augment,
+                           shift=0.6 * augment, elastic=0.3 * augment, rng=rng)]
     layers += [Reshape(28, 28, 1)]
     side, channels = 28, 1
     for stage in stages:
@@ -652,7 +652,7 @@ def character_network(rng=None, stages=((48,), (96, 96), (192, 192)), hidden=256
     return Network(layers, SoftmaxWithLoss(label_smoothing=0.1))
 
 
-CHARACTER_TRAINING = {'epochs': 24, 'batch_size': 128, 'lr': 0.1, 'schedule': one_cycle,
+CHARACTER_TRAINING = {'epochs': 12, 'batch_size': 128, 'lr': 0.1, 'schedule': one_cycle,
                       'ema_decay': 0.999, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4}
 
 

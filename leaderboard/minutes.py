@@ -224,11 +224,23 @@ def time_all(options, series):
         table = pd.read_csv(path, comment='#')
         kept = table[~table.part.isin(options.only)]
         rows = list(kept.itertuples(index=False))
+        if rows:
+            refuse_other_machine(path)
     for size in options.only:
         for row in measure(size, series, options.rows, options.repeats):
             rows.append(row)
             print(benchmark.table_line(row), flush=True)
     benchmark.write_csv(path, benchmark.about(), rows)
+
+
+def refuse_other_machine(path):
+    """ValueError if the times in the file are of another machine or other versions."""
+    with open(path) as file:
+        found = [line[2:].rstrip() for line in file if line.startswith('# ')]
+    if found != benchmark.about():
+        raise ValueError(f'{path} is of another machine or of other versions '
+                         f'({" / ".join(found)}): measure all sizes, or give another file as '
+                         '--results')
 
 
 def main(arguments=None):

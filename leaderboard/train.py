@@ -32,19 +32,19 @@ COPIES = 8      # of each row, for test-time augmentation
 PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 
 # --network SIZE: what character_network gets, and what differs from CHARACTER_TRAINING
-FIVE_CONVOLUTIONS = {'stages': ((16,), (64, 64), (128, 128)), 'augment': 0.5, 'dropout': 0.1}
+NARROW = {'stages': ((16,), (64, 64), (128, 128)), 'dropout': 0.1}
 NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
     'notebook': {'stages': ((16,), (32,), (64,)), 'hidden': 128, 'dropout': 0.1, 'augment': 0},
-    'small': FIVE_CONVOLUTIONS,
-    'medium': FIVE_CONVOLUTIONS,      # trained for twice as many epochs
+    'small': NARROW,
+    'medium': NARROW,      # trained for twice as many epochs
     'large': {},
 }
 TRAININGS = {
     'tiny': {'epochs': 1},
     'notebook': {'epochs': 6, 'ema_decay': 0.99},
     'small': {'epochs': 6},
-    'medium': {'epochs': 12},
+    'medium': {},
     'large': {},
 }
 

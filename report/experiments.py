@@ -66,7 +66,7 @@ def convolutional(rng, norm=False):
     return Network(layers + [FullyConnected(128, 47, rng)])
 
 
-def notebook_network(rng, augment=False):
+def notebook_network(rng, augment=0):
     """The convolutional network that the notebook trains."""
     return character_network(rng, stages=((16,), (32,), (64,)), hidden=128, dropout=0.1,
                              augment=augment, Conv2d=Conv2d)
@@ -122,7 +122,7 @@ FACTORS = {
     'averaging of the weights': {'0.99': {'ema_decay': 0.99}},
     'augmentation': {
         'gentle': {'augment': GENTLE},
-        'small network': dict(NOTEBOOK, augment=True)},
+        'small network': dict(NOTEBOOK, augment=2)},
 }
 FIRST = ('baseline', '784-512-256-47, ReLU')
 SMALL = ('convolution', 'small network of the notebook')

@@ -109,12 +109,21 @@ def test_the_seconds_of_an_epoch(data):
 
 def test_other_sizes_keep_their_seconds(data):
     old = benchmark.Row('large', 'large', 'ours', 9200, 90.5, 90.0, 91.0, None, None, None)
-    benchmark.write_csv(str(data / 'minutes-seconds.csv'), ['a machine'], [old])
+    benchmark.write_csv(str(data / 'minutes-seconds.csv'), benchmark.about(), [old])
     for _ in range(2):
         run(data, 'time', '--rows', '90', '--repeats', '1')
         found = pd.read_csv(str(data / 'minutes-seconds.csv'), comment='#')
         assert list(found.seconds[found.part == 'large']) == [90.5]
         assert (found.part == 'small').sum() == (2 if torch_training.torch else 1)
+
+
+def test_times_of_another_machine_are_not_mixed(data):
+    old = benchmark.Row('large', 'large', 'ours', 9200, 90.5, 90.0, 91.0, None, None, None)
+    benchmark.write_csv(str(data / 'minutes-seconds.csv'), ['NumPy 1', 'a machine'], [old])
+    before = read_bytes(data / 'minutes-seconds.csv')
+    check_refused(ValueError, lambda: run(data, 'time', '--rows', '90', '--repeats', '1'),
+                  'minutes-seconds.csv', 'NumPy 1 / a machine', 'measure all sizes')
+    assert read_bytes(data / 'minutes-seconds.csv') == before
 
 
 def test_a_timed_epoch_takes_its_rows_and_their_share_of_the_validation(monkeypatch):
