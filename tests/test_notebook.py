@@ -162,7 +162,7 @@ def test_leaderboard_weights_take_part_where_they_are(executed, tmp_path):
     whole_split = ('same_split = SEED == 0 and len(validation[0]) == 8000 and not stand_in',
                    'same_split = True')
     printed = execute(smaller_notebook(whole_split), folder)
-    assert re.search(r'^leaderboard +1423039', printed, re.MULTILINE), printed
+    assert re.search(r'^leaderboard +1409039', printed, re.MULTILINE), printed
 
 
 @pytest.mark.parametrize('missing, message', [
