@@ -83,7 +83,10 @@ def cnn(Conv2d=Conv2d, Network=Network):
 
 
 def wide(Conv2d=Conv2d, Network=Network):
-    """Five convolutions, as in the network for the leaderboard. Nothing draws random numbers."""
+    """Five convolutions, as in the network for the leaderboard. Nothing draws random numbers.
+
+    The channels are fixed here, so that old and new times are those of one network.
+    """
     net = character_network(stages=((48,), (96, 96), (192, 192)), augment=0, Conv2d=Conv2d)
     layers = [each for each in net.layers if not isinstance(each, Dropout)]
     return Network(layers, SoftmaxWithLoss())

@@ -31,8 +31,8 @@ from parallel import ParallelNetwork, blas_controller      # noqa: E402
 COPIES = 8      # of each row, for test-time augmentation
 PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 
-# --network SIZE: what character_network gets, and what differs from CHARACTER_TRAINING
 NARROW = {'stages': ((16,), (64, 64), (128, 128)), 'dropout': 0.1}
+# --network SIZE: what character_network gets, and what differs from CHARACTER_TRAINING
 NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
     'notebook': {'stages': ((16,), (32,), (64,)), 'hidden': 128, 'dropout': 0.1, 'augment': 0},

@@ -1,6 +1,6 @@
 """Compute every number of the report and draw its figures: facts.json and figures/*.svg.
 
-    python report/facts.py          about four minutes on one core
+    python report/facts.py          one to two minutes on one core
 
 It reads report/experiments.csv, the weights and the curve in leaderboard/, and data/train.csv.
 report.typ takes all its numbers from facts.json. Numbers are rounded here, so that what is printed

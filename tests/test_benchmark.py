@@ -29,7 +29,7 @@ def run(tmp_path, *names):
 
 
 def small_networks(monkeypatch):
-    """Let the networks of the leaderboard be small, so that the test is fast."""
+    """Let the convolutional networks be small, so that the test is fast."""
     def make(Conv2d=benchmark.Conv2d, Network=benchmark.Network):
         net = benchmark.character_network(stages=((2,), (3, 3), (2,)), hidden=4, augment=False,
                                           Conv2d=Conv2d)
