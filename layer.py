@@ -10,13 +10,13 @@ Here `output_grad` is dE/d(output), and `input_grad` is dE/d(input).
     N rows of a batch     D input features     M output features     K classes
     H height, W width     C input channels     O output channels     k side of a kernel
 
-Features are (N, D). Images are channels-last, (N, H, W, C). A layer computes in the dtype of
-its weights: float32 in training, float64 after `astype(np.float64)` for a gradient check.
+Features are (N, D). Images are channels-last, (N, H, W, C). A layer computes in the wider dtype of
+its input and its weights: float32 in training, float64 in a gradient check.
 No layer changes its arguments.
 """
 import numpy as np
 
-# `from layer import *` gives _Layer, too, as in the handout's network.py
+# `from layer import *` gives _Layer, too, for layers of one's own
 __all__ = ['_Layer', 'FullyConnected', 'ReLU', 'Loss', 'SoftmaxWithLoss', 'LeakyReLU', 'Sigmoid',
            'Tanh', 'SquaredError', 'PixelScaling', 'Reshape', 'Flatten', 'Dropout', 'BatchNorm',
            'Conv2d', 'MaxPool2d', 'Augment', 'softmax', 'windows']
@@ -59,7 +59,7 @@ class _Layer(object):
         self.cache = (np.shape(output), cache)
 
     def recall(self, output_grad=None):
-        """Return what `forward` kept. RuntimeError or ValueError if `output_grad` does not fit."""
+        """Return what `forward` kept. RuntimeError if nothing, ValueError for a wrong shape."""
         if self.cache is None:
             raise RuntimeError(f'{self!r}: backward needs a forward before it, and no predict or '
                                'evaluate in between')
@@ -157,7 +157,7 @@ def softmax(logits):
 
 
 class Loss(_Layer):
-    """The base class of all losses. `forward` also takes the targets; `backward` takes nothing."""
+    """The base class of all losses: `forward(input, target)`, `backward()`, `predict(input)`."""
 
     def output_shape(self, input_shape):
         if len(input_shape) != 1:
@@ -567,14 +567,15 @@ class MaxPool2d(_Layer):
         higher_grad = np.empty(top_wins.shape, output_grad.dtype)
         higher_grad[:, :, 0::2] = output_grad * left_wins
         higher_grad[:, :, 1::2] = output_grad * ~left_wins
-        even_grad = np.empty((rows, height + height % 2) + top_wins.shape[2:], output_grad.dtype)
+        even_shape = (rows, height + height % 2, width + width % 2, channels)
+        even_grad = np.empty(even_shape, output_grad.dtype)
         even_grad[:, 0::2] = higher_grad * top_wins
         even_grad[:, 1::2] = higher_grad * ~top_wins
         return even_grad[:, :height, :width]
 
     def even_sides(self, images):
-        """Repeat the last row or column of an odd side. The copies never win: see backward."""
-        rows, height, width, channels = images.shape
+        """Repeat the last row or column of an odd side. The copies never win: see forward."""
+        height, width = images.shape[1:3]
         if height % 2 == 0 and width % 2 == 0:
             return images
         return np.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
@@ -592,8 +593,9 @@ class Augment(_Layer):
     rotation (degrees), scale, shear (fractions) and shift (pixels) are limits: a number is drawn
     uniformly from -limit..limit for each image, and for each axis except for rotation. elastic is
     the standard deviation, in pixels, of displacements that are drawn at 4 x 4 points and
-    interpolated between them (after Simard et al.: Best Practices for Convolutional Neural
-    Networks, 2003). Takes (N, S*S) or (N, S, S, 1). Outside the image the border pixels go on.
+    interpolated between them (after Simard, Steinkraus, Platt: Best Practices for Convolutional
+    Neural Networks Applied to Visual Document Analysis, 2003). Takes (N, S*S) or (N, S, S, 1).
+    Outside the image the border pixels go on.
     """
 
     def __init__(self, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0, rng=None):
@@ -628,7 +630,7 @@ class Augment(_Layer):
 
         -> [(index into all pixels (N, S*S), weight (N, S*S)), ...] for bilinear interpolation.
         """
-        y, x = np.clip(self.random_places(rows, size), 0, size - 1.001)
+        y, x = np.clip(self.random_places(rows, size), 0, size - 1.001)      # a next pixel exists
         top, left = y.astype(np.int32), x.astype(np.int32)
         down, right = y - top, x - left      # how far towards the next pixel
         first_pixel = np.arange(rows, dtype=np.int32)[:, np.newaxis] * size * size
@@ -645,8 +647,8 @@ class Augment(_Layer):
         matrix = np.einsum('ijn,njk->nik', turn, stretch).astype(np.float32)      # (N, 2, 2)
         centre = (size - 1) / 2
         grid = np.indices((size, size), dtype=np.float32).reshape(2, -1) - np.float32(centre)
-        shift = centre + self.uniform(self.shift, rows, 2, 1)
-        places = matrix @ grid + shift.astype(np.float32)                         # (N, 2, S*S)
+        middle = centre + self.uniform(self.shift, rows, 2, 1)
+        places = matrix @ grid + middle.astype(np.float32)                        # (N, 2, S*S)
         if self.elastic:
             # Linear interpolation from 4 points to S pixels is a product with a matrix (S, 4)
             point = np.linspace(0, 3, size)[:, np.newaxis]

@@ -24,8 +24,9 @@ class Network(object):
     """A sequential network: layers in a row, and a loss at the end.
 
     Network() is the lab's network, 784-512-256-47 with ReLU. `net.act1 = Sigmoid()` exchanges a
-    layer. Network([layer, ...], loss) takes any layers. `input_shape` is the shape of a row.
-    ValueError if a layer does not fit the one before.
+    layer. Network([layer, ...], loss) takes any layers. `input_shape` is the shape of a row; if it
+    is missing, in_features of the first layer or else 784. ValueError if a layer does not fit the
+    one before.
 
     The first layer divides the pixels 0..255 by 255, so a learning rate near 0.1 fits. The
     handout's 6e-4 is for pixels that are not divided, and for initial weights of 0.01 N(0, 1).
@@ -69,10 +70,10 @@ class Network(object):
             grad = layer.backward(grad)
 
     def update(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
-        """Take a step of SGD, as torch.optim.SGD does (momentum mu: Sutskever et al. 2013).
+        """Take a step of SGD, as torch.optim.SGD does (nesterov: after Sutskever et al. 2013).
 
-        Only the weights of FullyConnected and Conv2d decay. With nesterov, the step is
-        w <- w - lr (g + mu v).
+        Only the weights of FullyConnected and Conv2d decay. The step is g without momentum, v with
+        it, and g + mu v with nesterov.
         """
         lr, momentum, weight_decay = check_rates(lr, momentum, nesterov, weight_decay)
         for name, layer, attribute in self.parameters():
@@ -82,12 +83,13 @@ class Network(object):
                 raise RuntimeError(f'call backward before update: {name} has no gradient yet')
             if weight_decay and attribute in layer.decayed_names:
                 grad = grad + weight_decay * weight                 # g <- g + lambda w
+            step = grad
             if momentum:
                 velocity = self.velocity.setdefault(name, np.zeros_like(weight))
                 velocity *= momentum                                # v <- mu v + g
                 velocity += grad
-                grad = grad + momentum * velocity if nesterov else velocity
-            weight -= lr * grad                                     # w <- w - lr v
+                step = (grad + momentum * velocity) if nesterov else velocity
+            weight -= lr * step                                     # w <- w - lr step
 
     def parameters(self):
         """Yield (name, layer, attribute) for each array that SGD trains."""
@@ -168,7 +170,7 @@ class Network(object):
         starts = range(0, max(1, len(input)), batch_size)
         parts = [self.predict_batch(input[start:start + batch_size]) for start in starts]
         predict = np.concatenate(parts)
-        finite = np.isfinite(predict).all(axis=tuple(range(1, predict.ndim)))
+        finite = np.isfinite(predict).all(axis=1)
         if not finite.all():
             raise ValueError(f'predict: row {finite.argmin()} has a prediction that is not finite: '
                              'look for inf and nan in the input and in the weights')
@@ -193,11 +195,11 @@ class Network(object):
                 total_loss += loss * len(rows)
         return score(predicted, label, total_loss / len(label))
 
-    def reseed(self, seed, replica=0):
+    def reseed(self, seed):
         """Give a new generator, seeded by a list of integers, to each layer that has one."""
         for index, layer in enumerate(self.layers):
             if hasattr(layer, 'rng'):
-                layer.rng = np.random.default_rng([*seed, replica, index])
+                layer.rng = np.random.default_rng([*seed, 0, index])
 
     # Training and saving --------------------------------------------------------------------------
 
@@ -270,7 +272,7 @@ class Network(object):
         layers[self.names.index(name)] = value
         self.shapes(check_layers(layers))
         self.layers[:] = layers
-        self.velocity = {}      # the momentum belongs to the layer that is gone
+        self.velocity = {}      # momentum starts again
 
     def shapes(self, layers=None):
         """[output shape of each layer, without N]. ValueError, naming a layer that does not fit."""
@@ -302,8 +304,9 @@ class Training(object):
     accuracy. Without validation (None), the last epoch counts as the best. Each epoch shuffles the
     rows. A step takes batch_size rows at the rate lr * schedule(part of the training done, 0..1).
     With ema_decay d > 0, an exponential moving average of the weights is validated and kept:
-    average <- d average + (1 - d) w, where d grows to its value (Polyak, Juditsky 1992). `sgd` are
-    the other arguments of Network.update. (seed, epoch) determines the random numbers of an epoch.
+    average <- d average + (1 - d) w, where d grows to its value (after Polyak, Juditsky 1992).
+    `sgd` are the other arguments of Network.update. (seed, epoch) determines the random numbers of
+    an epoch.
     """
 
     def __init__(self, net, train, validation, epochs, batch_size, lr, schedule=None, seed=0,
@@ -330,8 +333,8 @@ class Training(object):
     def run(self, on_epoch=None, on_batch=None, verbose=True):
         """Train to the last epoch, then put the best weights in place.
 
-        FloatingPointError, naming epoch and batch, if a loss or a weight is not finite. The best
-        weights are put in place also after this error and after Ctrl-C.
+        FloatingPointError, naming the epoch, if a loss or a weight is not finite. After this error
+        and after Ctrl-C, too, the best weights so far are put in place.
         """
         try:
             while len(self.history) < self.epochs:
@@ -341,7 +344,7 @@ class Training(object):
                 if on_epoch:
                     on_epoch(self.history[-1])
         except FloatingPointError as error:
-            self.net.set_arrays(self.last)
+            self.net.set_arrays(self.last)      # in the first epoch there are no best ones
             raise FloatingPointError(f'epoch {len(self.history) + 1}: {error}')
         finally:
             if self.best:
@@ -465,13 +468,14 @@ def check_parameter_names(layer):
         if not isinstance(array, np.ndarray) or array.dtype.kind != 'f':
             kind = getattr(array, 'dtype', type(array).__name__)
             raise ValueError(f'{layer!r}: the parameter {name} is {kind}, expected an array of '
-                             f'floats: write self.{name} = np.array(...)')
+                             f'floats: write self.{name} = np.array(..., np.float32)')
 
 
 def check_loss(loss):
     """TypeError unless `loss` is a loss object."""
     if isinstance(loss, type) or not hasattr(loss, 'predict'):
-        raise TypeError(f'the loss is {loss!r}, expected an object such as SoftmaxWithLoss()')
+        raise TypeError(f'the loss is {loss!r}, expected an object with forward, backward and '
+                        'predict, such as SoftmaxWithLoss()')
 
 
 def check_batch(input, target=None):
@@ -503,7 +507,7 @@ def check_rates(lr, momentum, nesterov, weight_decay):
 
 
 def check_pair(pair):
-    """(data, label) -> rows (N, ...) and integer labels (N,) as arrays. ValueError for others."""
+    """(data, label) -> rows (N, ...) and integer labels (N,) as arrays. TypeError, ValueError."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f'got a {type(pair).__name__}, expected a pair: write '
                         'fit((data, label), (validation_data, validation_label), ...)')
@@ -611,7 +615,7 @@ def even_class_counts(predict, steps=50):
 
 
 def epoch_line(record):
-    """A record of Training.history -> the line that the lab prints after an epoch."""
+    """A record of Training.history -> the line to print after an epoch, as the lab begins it."""
     line = f'Epoch:{record["epoch"]:3}'
     for name, part in (('Train', record['train']), ('Val', record['validation'])):
         if part:
@@ -678,7 +682,7 @@ def read_csv(path, columns):
         makes = ', or make it with data/prepare.py' if os.path.exists('data/prepare.py') else ''
         raise FileNotFoundError(f'{path} is missing: copy it there{makes}') from None
     except ValueError as error:
-        remedy = 'unpack it if it is packed, or copy or download it again'
+        remedy = 'delete a header line, unpack a packed file, or copy or download it again'
         if os.path.exists('data/check.py'):
             remedy = f'run "python data/check.py {path}", which says what to do'
         raise ValueError(f'{path}, line {number}: {error}, expected {columns} integers 0..255 with '
@@ -769,6 +773,8 @@ def replacing(path):
         remedy = 'free space there or choose another folder'
         if isinstance(error, PermissionError):
             remedy = 'close the program that has it open, or choose another folder'
+        if isinstance(error, FileNotFoundError):
+            remedy = 'make the folder, or choose another folder'
         raise OSError(error.errno, f'{error.strerror}: nothing was written, {remedy}', path)
     finally:
         if os.path.lexists(beside):

@@ -93,10 +93,10 @@ class ParallelNetwork(Network):
                 stack.enter_context(replica.evaluation())
             yield
 
-    def reseed(self, seed, replica=0):
+    def reseed(self, seed):
         """Give each layer of each replica a new generator, from a list of integers."""
         self.refresh_replicas()
-        for number, layers in enumerate(self.twins, replica):
+        for number, layers in enumerate(self.twins):
             for index, layer in enumerate(layers):      # the index in the network, not in a replica
                 if hasattr(layer, 'rng'):
                     layer.rng = np.random.default_rng([*seed, number, index])

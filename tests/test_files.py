@@ -515,12 +515,13 @@ def check_only(path, content):
 @every_writer
 @pytest.mark.parametrize('place, name', [(os, 'replace'), (os, 'fsync'), (network, 'open')],
                          ids=['replace', 'fsync', 'open'])
-@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO],
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT],
                          ids=errno.errorcode.get)
 def test_a_write_that_fails_leaves_the_old_file_and_names_it(tmp_path, monkeypatch, writer, place,
                                                              name, code):
     path = write_bytes(tmp_path / 'file', b'the old file')
-    remedy = 'close the program that has it open' if code == errno.EACCES else 'free space there'
+    remedy = {errno.EACCES: 'close the program that has it open',
+              errno.ENOENT: 'make the folder'}.get(code, 'free space there')
     with monkeypatch.context() as patch:
         patch.setattr(network.time, 'sleep', lambda seconds: None)
         patch.setattr(place, name, failing(code), raising=False)

@@ -304,7 +304,8 @@ def test_an_exchanged_layer_has_no_memory_of_the_one_before():
     ('act1', SoftmaxWithLoss(), TypeError, 'layer 2 is a loss'),
     ('act1', np.tanh, TypeError, 'layer 2 is a ufunc'), ('fc3', None, TypeError, 'NoneType'),
     ('loss', SoftmaxWithLoss, TypeError, 'SoftmaxWithLoss()'),
-    ('loss', ReLU(), TypeError, 'the loss is ReLU()'), ('loss', None, TypeError, 'the loss is')],
+    ('loss', ReLU(), TypeError, 'expected an object with forward, backward and predict'),
+    ('loss', None, TypeError, 'the loss is None')],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__)
 def test_a_layer_or_loss_that_does_not_fit_is_refused_and_nothing_changes(name, value, kind,
                                                                          wanted):
@@ -763,18 +764,18 @@ def test_no_rows_to_evaluate_are_refused():
 
 # Random numbers, arrays ---------------------------------------------------------------------------
 
-def draws(net, *seed):
-    net.reseed(*seed)
+def draws(net, seed):
+    net.reseed(seed)
     return [layer.rng.random() for layer in net.layers if hasattr(layer, 'rng')]
 
 
 def test_reseed_gives_every_layer_numbers_of_its_own():
     net = make_random()
     first = draws(net, [0, 1])
-    assert len(first) == 2 and first == draws(net, [0, 1]) == draws(net, [0, 1], 0)
-    others = [draws(net, seed) for seed in ([0, 2], [1, 1], [0])] + [draws(net, [0, 1], 1)]
+    assert len(first) == 2 and first == draws(net, [0, 1])
+    others = [draws(net, seed) for seed in ([0, 2], [1, 1], [0])]
     numbers = first + sum(others, [])
-    assert len(set(numbers)) == 10, f'some numbers were drawn twice: {numbers}'
+    assert len(set(numbers)) == 8, f'some numbers were drawn twice: {numbers}'
 
 
 def test_arrays_are_the_parameters_and_states_themselves():
