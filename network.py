@@ -627,8 +627,8 @@ def epoch_line(record):
 
 # The networks of images ---------------------------------------------------------------------------
 
-def character_network(rng=None, stages=((32,), (96, 96), (192, 192)), hidden=256, dropout=0.2,
-                      augment=1.0, Conv2d=Conv2d, Network=Network):
+def character_network(rng=None, stages=((32,), (96, 96), (192, 192)), hidden=256, dropout=0.3,
+                      augment=1.5, Conv2d=Conv2d, Network=Network):
     """A convolutional network for rows of 784 pixels. The default is the leaderboard's.
 
     `stages` are the output channels of the convolutions. The last convolution of a stage is
@@ -656,7 +656,7 @@ def character_network(rng=None, stages=((32,), (96, 96), (192, 192)), hidden=256
     return Network(layers, SoftmaxWithLoss(label_smoothing=0.1))
 
 
-CHARACTER_TRAINING = {'epochs': 12, 'batch_size': 128, 'lr': 0.1, 'schedule': one_cycle,
+CHARACTER_TRAINING = {'epochs': 20, 'batch_size': 128, 'lr': 0.1, 'schedule': one_cycle,
                       'ema_decay': 0.999, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4}
 
 

@@ -31,7 +31,7 @@ from parallel import ParallelNetwork, blas_controller      # noqa: E402
 COPIES = 8      # of each row, for test-time augmentation
 PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 
-NARROW = {'stages': ((16,), (64, 64), (128, 128)), 'dropout': 0.1}
+NARROW = {'stages': ((16,), (64, 64), (128, 128)), 'dropout': 0.1, 'augment': 1.0}
 # --network SIZE: what character_network gets, and what differs from CHARACTER_TRAINING
 NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
@@ -44,7 +44,7 @@ TRAININGS = {
     'tiny': {'epochs': 1},
     'notebook': {'epochs': 6, 'ema_decay': 0.99},
     'small': {'epochs': 6},
-    'medium': {},
+    'medium': {'epochs': 12},
     'large': {},
 }
 

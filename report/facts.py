@@ -28,6 +28,7 @@ from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, character_network
 from parallel import ParallelNetwork                                                # noqa: E402
 
 TEST_ROWS = 12800
+LIMITS = ('rotation', 'scale', 'shear', 'shift', 'elastic')      # of Augment
 ALIKE = ('0O', '1IL', '9gq', 'fF', '5S', '2Z')          # characters that have the same shape
 # 97.5 % of Student's t distribution lie below these, for 1, 2, 3, ... degrees of freedom
 T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -142,6 +143,7 @@ def submitted_network(weights, data, label, training, validation):
         'channels': [layer.out_channels for layer in net.layers if isinstance(layer, Conv2d)],
         'hidden': net.layers[-1].in_features, 'dropout': net.layers[-2].p,
         'smoothing': net.loss.label_smoothing, 'copies': COPIES,
+        'augment': {name: round(getattr(net.layers[1], name), 3) for name in LIMITS},
         'standard_error': round(100 * math.sqrt(share * (1 - share)
                                                 * (1 / len(validation) + 1 / TEST_ROWS)), 2),
         'training_accuracy': round(net.evaluate(data[sample], label[sample]).accuracy, 2)})
@@ -247,7 +249,8 @@ def gather(project):
                            'error': power_of_ten(gradient_error())}}
     final, predicted = submitted_network(weights, data, label, training, validation)
     final.update(epochs=len(curve), minutes=round(curve.seconds.sum() / 60))
-    final.update((name, CHARACTER_TRAINING[name]) for name in ('batch_size', 'ema_decay'))
+    final.update((name, CHARACTER_TRAINING[name]) for name in ('batch_size', 'ema_decay', 'lr',
+                                                            'momentum', 'weight_decay'))
     data, label = data[validation], label[validation]
     counts = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), int)
     np.add.at(counts, (label, predicted), 1)

@@ -43,7 +43,7 @@ def ranking(rows, path):
     """Bars of the gains `rows`, from top to bottom, each with its interval and its number."""
     height = 0.5 + 0.24 * len(rows)
     with drawing(path, height) as figure:
-        axes = figure.add_axes([0.42, 0.43 / height, 0.56, 0.98 - 0.43 / height])
+        axes = figure.add_axes([0.42, 0.43 / height, 0.52, 0.98 - 0.43 / height])
         for place, row in enumerate(rows):
             gain, margin = row['difference'], row['margin']
             axes.barh(place, gain, xerr=margin, height=0.62, color=PALE, edgecolor=BLUE,

@@ -139,7 +139,8 @@ def test_a_timed_epoch_takes_its_rows_and_their_share_of_the_validation(monkeypa
 def test_the_table_and_the_figure(tmp_path, capsys):
     runs = [dict(ACCURACIES, size=size, side=side, seed=seed, epochs=epochs,
                  augmented=accuracy + seed)
-            for size, epochs, accuracy in (('baseline', 6, 85.0), ('small', 10, 88.0))
+            for size, epochs, accuracy in (('baseline', 6, 85.0), ('small', 10, 88.0),
+                                           ('medium', 20, 90.0))
             for side in minutes.SIDES for seed in range(3)]
     minutes.write_table(str(tmp_path / 'minutes.csv'), pd.DataFrame(runs))
     times = (('ours', 30.0), ('PyTorch', 45.0))
@@ -149,11 +150,11 @@ def test_the_table_and_the_figure(tmp_path, capsys):
     run(tmp_path, 'draw')
     table = minutes.summary(*[pd.read_csv(str(tmp_path / name), comment='#')
                               for name in ('minutes.csv', 'minutes-seconds.csv')])
-    assert list(table['size']) == ['baseline', 'baseline', 'small', 'small']
-    assert list(table.minutes) == [3.0, 4.5, 5.0, 7.5]
-    assert list(table['mean']) == [86.0, 86.0, 89.0, 89.0]
-    assert list(table.least) == [85.0, 85.0, 88.0, 88.0]
-    assert list(table.greatest) == [87.0, 87.0, 90.0, 90.0]
+    assert list(table['size']) == ['baseline', 'baseline', 'small', 'small', 'medium', 'medium']
+    assert list(table.minutes) == [3.0, 4.5, 5.0, 7.5, 10.0, 15.0]
+    assert list(table['mean']) == [86.0, 86.0, 89.0, 89.0, 91.0, 91.0]
+    assert list(table.least) == [85.0, 85.0, 88.0, 88.0, 90.0, 90.0]
+    assert list(table.greatest) == [87.0, 87.0, 90.0, 90.0, 92.0, 92.0]
     assert '89.0' in capsys.readouterr().out
     assert (tmp_path / 'minutes.png').stat().st_size > 10000
 
@@ -161,3 +162,16 @@ def test_the_table_and_the_figure(tmp_path, capsys):
 def test_every_size_has_its_network_and_its_training():
     assert set(minutes.SIZES) - {'baseline'} <= set(minutes.NETWORKS)
     assert set(minutes.SIZES) <= set(minutes.SETTINGS)
+
+
+def test_a_size_that_is_not_timed_has_the_channels_of_the_one_that_is():
+    for size, timed in minutes.TIMED_AS.items():
+        shapes = [minutes.make_network(name, 0).shapes() for name in (size, timed)]
+        assert shapes[0] == shapes[1], f'{size} is not timed, but differs from {timed}'
+
+
+def test_a_size_is_not_timed_twice(data):
+    minutes.main(['time', '--only', 'small', 'medium', '--rows', '90', '--repeats', '1', '--data',
+                  str(data), '--results', str(data / 'minutes.csv')])
+    found = pd.read_csv(str(data / 'minutes-seconds.csv'), comment='#')
+    assert set(found.part) == {'small'}
