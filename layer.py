@@ -59,7 +59,7 @@ class _Layer(object):
         self.cache = (np.shape(output), cache)
 
     def recall(self, output_grad=None):
-        """Return what `forward` kept. RuntimeError if nothing, ValueError for a wrong shape."""
+        """Return what `forward` kept. RuntimeError before forward, ValueError for a wrong shape."""
         if self.cache is None:
             raise RuntimeError(f'{self!r}: backward needs a forward before it, and no predict or '
                                'evaluate in between')
@@ -630,7 +630,7 @@ class Augment(_Layer):
 
         -> [(index into all pixels (N, S*S), weight (N, S*S)), ...] for bilinear interpolation.
         """
-        y, x = np.clip(self.random_places(rows, size), 0, size - 1.001)      # a next pixel exists
+        y, x = np.clip(self.random_places(rows, size), 0, size - 1.001)      # place + 1 exists
         top, left = y.astype(np.int32), x.astype(np.int32)
         down, right = y - top, x - left      # how far towards the next pixel
         first_pixel = np.arange(rows, dtype=np.int32)[:, np.newaxis] * size * size

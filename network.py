@@ -24,9 +24,9 @@ class Network(object):
     """A sequential network: layers in a row, and a loss at the end.
 
     Network() is the lab's network, 784-512-256-47 with ReLU. `net.act1 = Sigmoid()` exchanges a
-    layer. Network([layer, ...], loss) takes any layers. `input_shape` is the shape of a row; if it
-    is missing, in_features of the first layer or else 784. ValueError if a layer does not fit the
-    one before.
+    layer. Network([layer, ...], loss) takes any layers. `input_shape` is the shape of a row. Its
+    default is in_features of the first layer, if it has them, else 784. ValueError if a layer does
+    not fit the one before.
 
     The first layer divides the pixels 0..255 by 255, so a learning rate near 0.1 fits. The
     handout's 6e-4 is for pixels that are not divided, and for initial weights of 0.01 N(0, 1).
@@ -199,7 +199,7 @@ class Network(object):
         """Give a new generator, seeded by a list of integers, to each layer that has one."""
         for index, layer in enumerate(self.layers):
             if hasattr(layer, 'rng'):
-                layer.rng = np.random.default_rng([*seed, 0, index])
+                layer.rng = np.random.default_rng([*seed, 0, index])      # 0: the first copy
 
     # Training and saving --------------------------------------------------------------------------
 
@@ -333,8 +333,8 @@ class Training(object):
     def run(self, on_epoch=None, on_batch=None, verbose=True):
         """Train to the last epoch, then put the best weights in place.
 
-        FloatingPointError, naming the epoch, if a loss or a weight is not finite. After this error
-        and after Ctrl-C, too, the best weights so far are put in place.
+        FloatingPointError, naming the epoch, if a loss or a weight is not finite. This error and
+        Ctrl-C, too, leave the best weights so far in place.
         """
         try:
             while len(self.history) < self.epochs:
@@ -615,7 +615,7 @@ def even_class_counts(predict, steps=50):
 
 
 def epoch_line(record):
-    """A record of Training.history -> the line to print after an epoch, as the lab begins it."""
+    """A record of Training.history -> the line that is printed after an epoch."""
     line = f'Epoch:{record["epoch"]:3}'
     for name, part in (('Train', record['train']), ('Val', record['validation'])):
         if part:

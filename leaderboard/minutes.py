@@ -222,7 +222,8 @@ def time_all(options, series):
     """Measure an epoch of each size, and write the table of seconds."""
     path = options.start + '-seconds.csv'
     rows = []
-    sizes = [size for size in options.only if size not in TIMED_AS]
+    wanted = {TIMED_AS.get(size, size) for size in options.only}
+    sizes = [size for size in SIZES if size in wanted]
     if os.path.exists(path):      # the sizes that are not measured now keep their rows
         table = pd.read_csv(path, comment='#')
         kept = table[~table.part.isin(sizes)]

@@ -304,7 +304,8 @@ def test_an_exchanged_layer_has_no_memory_of_the_one_before():
     ('act1', SoftmaxWithLoss(), TypeError, 'layer 2 is a loss'),
     ('act1', np.tanh, TypeError, 'layer 2 is a ufunc'), ('fc3', None, TypeError, 'NoneType'),
     ('loss', SoftmaxWithLoss, TypeError, 'SoftmaxWithLoss()'),
-    ('loss', ReLU(), TypeError, 'expected an object with forward, backward and predict'),
+    ('loss', ReLU(), TypeError,
+     'the loss is ReLU(), expected an object with forward, backward and predict'),
     ('loss', None, TypeError, 'the loss is None')],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__)
 def test_a_layer_or_loss_that_does_not_fit_is_refused_and_nothing_changes(name, value, kind,

@@ -13,7 +13,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [os.path.join(ROOT, 'leaderboard'), os.path.join(ROOT, 'report')]
 
 from figures import notebook_pictures      # noqa: E402
-from minutes import TIMED_AS      # noqa: E402
+from minutes import summary      # noqa: E402
 
 PAGES = ['README.md', 'data/README.md', 'leaderboard/README.md']
 every_page = pytest.mark.parametrize('page', PAGES)
@@ -132,15 +132,14 @@ def test_the_table_of_the_minutes_is_that_of_the_trainings():
     results = pd.read_csv(os.path.join(folder, 'minutes.csv'))
     seconds = pd.read_csv(os.path.join(folder, 'minutes-seconds.csv'), comment='#')
     text = read('leaderboard/README.md')
-    for size in sorted(set(results['size'])):
-        line = re.search(rf'^\| `{size}` \|.*$', text, re.MULTILINE).group()
-        for side in sorted(set(results[results['size'] == size].side)):
-            runs = results[(results['size'] == size) & (results.side == side)]
-            part = TIMED_AS.get(size, size)
-            timed = seconds[(seconds.part == part) & (seconds.side == side)]
-            minutes = timed.seconds.iloc[0] * runs.epochs.iloc[0] / 60
-            assert f'| {minutes:.1f} |' in line, f'{size}, {side}: {minutes:.2f} minutes, {line}'
-            assert f'| {stated_accuracy(runs.augmented)} |' in line, f'{size}, {side}: {line}'
+    table = summary(results, seconds)
+    assert set(zip(table['size'], table.side)) == set(zip(results['size'], results.side))
+    for row in table.itertuples():
+        line = re.search(rf'^\| `{row.size}` \|.*$', text, re.MULTILINE).group()
+        runs = results[(results['size'] == row.size) & (results.side == row.side)]
+        where = f'{row.size}, {row.side}'
+        assert f'| {row.minutes:.1f} |' in line, f'{where}: {row.minutes:.2f} minutes, {line}'
+        assert f'| {stated_accuracy(runs.augmented)} |' in line, f'{where}: {line}'
 
 
 def test_the_pictures_are_those_of_the_notebook():
