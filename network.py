@@ -190,7 +190,7 @@ class Network(object):
         with self.evaluation():
             for rows in batches(np.arange(len(data)), batch_size):
                 predict, loss = self.forward(data[rows], label[rows])
-                check_finite('the loss', loss)
+                check_finite(f'evaluation, rows {rows[0]} to {rows[-1]}: the loss', loss)
                 predicted[rows] = predict.argmax(axis=1)
                 total_loss += loss * len(rows)
         return score(predicted, label, total_loss / len(label))

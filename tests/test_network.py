@@ -750,7 +750,8 @@ def test_predictions_that_are_not_finite_name_the_row(value):
     check_refused(ValueError, lambda: make_mlp().predict(rows), 'predict: row 601',
                   'inf and nan in the input')
     check_refused(FloatingPointError, lambda: make_mlp().evaluate(rows, label),
-                  'the loss is not finite', 'inf and nan in the input')
+                  'evaluation, rows 512 to 699: the loss is not finite',
+                  'inf and nan in the input')
 
 
 def test_a_prediction_with_one_number_that_is_not_finite_is_refused():
