@@ -66,10 +66,12 @@ def convolutional(rng, norm=False):
     return Network(layers + [FullyConnected(128, 47, rng)])
 
 
-def notebook_network(rng, augment=0):
+def notebook_network(rng, augment=0, dropout=0.1, loss=None):
     """The convolutional network that the notebook trains."""
-    return character_network(rng, stages=((16,), (32,), (64,)), hidden=128, dropout=0.1,
-                             augment=augment, Conv2d=Conv2d)
+    net = character_network(rng, stages=((16,), (32,), (64,)), hidden=128, dropout=dropout,
+                            augment=augment, Conv2d=Conv2d)
+    net.loss = loss or net.loss
+    return net
 
 
 SEEDS = (0, 1, 2)
@@ -100,10 +102,9 @@ FACTORS = {
     'loss': {
         'squared error, no weight decay': {'loss': SquaredError(), 'weight_decay': 0.0, 'lr': 0.3},
         'squared error': {'loss': SquaredError(), 'lr': 0.3},
-        'label smoothing 0.1': {'loss': SoftmaxWithLoss(0.1)}},
-    'convolution': {
-        'small network of the notebook': NOTEBOOK,
-        '16-32-64 channels': CONVOLUTIONAL},
+        'label smoothing 0.1': {'loss': SoftmaxWithLoss(0.1)},
+        'small network, no smoothing': dict(NOTEBOOK, loss=SoftmaxWithLoss())},
+    'convolution': {'small network of the notebook': NOTEBOOK, '16-32-64 channels': CONVOLUTIONAL},
     'hidden layers': {
         '60': {'hidden': (60,)},
         '1024-512': {'hidden': (1024, 512)},
@@ -118,17 +119,20 @@ FACTORS = {
     'schedule': {'constant': {'schedule': None, 'lr': 0.03}},
     'batch size': {'32': {'batch_size': 32}, '512': {'batch_size': 512, 'lr': 0.3}},
     'weight decay': {'0': {'weight_decay': 0.0}, '0.002': {'weight_decay': 2e-3}},
-    'dropout': {'0.1': {'dropout': 0.1}, '0.3': {'dropout': 0.3}},
-    'averaging of the weights': {'0.99': {'ema_decay': 0.99}},
-    'augmentation': {
-        'gentle': {'augment': GENTLE},
-        'small network': dict(NOTEBOOK, augment=2)},
+    'dropout': {'0.1': {'dropout': 0.1}, '0.3': {'dropout': 0.3},
+                'small network, none': dict(NOTEBOOK, dropout=0.0)},
+    'averaging of the weights': {'0.99': {'ema_decay': 0.99},
+                                 'small network, none': dict(NOTEBOOK, ema_decay=0.0)},
+    'augmentation': {'gentle': {'augment': GENTLE}, 'small network': dict(NOTEBOOK, augment=2)},
 }
 FIRST = ('baseline', '784-512-256-47, ReLU')
 SMALL = ('convolution', 'small network of the notebook')
 # What a setting is compared with, where that is not the baseline
 REFERENCES = {
     ('batch norm', 'after each convolution'): ('convolution', '16-32-64 channels'),
+    ('loss', 'small network, no smoothing'): SMALL,
+    ('dropout', 'small network, none'): SMALL,
+    ('averaging of the weights', 'small network, none'): SMALL,
     ('augmentation', 'small network'): SMALL,
 }
 
