@@ -7,11 +7,12 @@
 
 A row of minutes.csv is one training, written when it ends: a series that was stopped goes on with
 the next one. After a change of train.py, delete the rows of its old settings. The row of `large`,
-ours, seed 0, is that of the committed weights. Accuracies are balanced, in percent of the 8,000 validation rows.
-`corrected` is after the class-prior correction, `augmented` also with 8 augmented copies of each
-row, if the network has Augment. The minutes of the figure come from minutes-seconds.csv: ours and
-PyTorch take turns with a part of an epoch and of its validation. So other work beside the trainings
-does not change them. `time` replaces the rows of the sizes that it measures.
+ours, seed 0, is that of the committed weights. Accuracies are balanced, in percent of the 8,000
+validation rows. `corrected` is after the class-prior correction, `augmented` also with 8 copies of
+each row, 7 of them augmented, if the network has Augment. The minutes of the figure come from
+minutes-seconds.csv: ours and PyTorch take turns with a part of an epoch and of its validation. So
+other work beside the trainings does not change them. `time` replaces the rows of the sizes that it
+measures.
 """
 import argparse
 import functools
