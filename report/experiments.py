@@ -70,7 +70,8 @@ def notebook_network(rng, augment=0, dropout=0.1, loss=None):
     """The convolutional network that the notebook trains."""
     net = character_network(rng, stages=((16,), (32,), (64,)), hidden=128, dropout=dropout,
                             augment=augment, Conv2d=Conv2d)
-    net.loss = loss or net.loss
+    if loss is not None:
+        net.loss = loss
     return net
 
 
