@@ -6,8 +6,10 @@
 
 The file holds what Training.state() returns, and a fingerprint that says which training it is.
 """
+import contextlib
 import json
 import os
+import time
 import zlib
 
 import numpy as np
@@ -142,3 +144,41 @@ def check_fingerprint(found, expected, path):
     if different:
         raise ValueError(f'{path} is the checkpoint of another training, which differs in '
                          f'{", ".join(different)}: move it away, or name another checkpoint file')
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Open a binary file that takes the place of `path` when it is complete.
+
+    After an error, the file at `path` is as it was. A symbolic link is followed.
+    """
+    path = os.path.realpath(path)
+    beside = f'{path}.{os.getpid()}.part'
+    try:
+        with open(beside, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        replace_file(beside, path)
+    except OSError as error:
+        if error.filename not in (None, beside):      # of another file, and said already
+            raise
+        remedy = 'free space there or choose another folder'
+        if isinstance(error, PermissionError):
+            remedy = 'close the program that has it open, or choose another folder'
+        if isinstance(error, FileNotFoundError):
+            remedy = 'make the folder, or choose another folder'
+        raise OSError(error.errno, f'{error.strerror}: nothing was written, {remedy}', path)
+    finally:
+        if os.path.lexists(beside):
+            os.remove(beside)
+
+
+def replace_file(source, target, tries=20):
+    """os.replace, tried for two seconds: on Windows another program may have `target` open."""
+    for _ in range(tries):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(0.1)
+    return os.replace(source, target)
