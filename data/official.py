@@ -87,8 +87,7 @@ def read_idx(path, shape):
     The header (yann.lecun.com/exdb/mnist) holds big-endian 32-bit numbers: 0x08dd for bytes in dd
     dimensions, then the length of each dimension. ValueError if the file is not whole.
     """
-    with open(path, 'rb') as file:
-        content = file.read()
+    content = read_bytes(path)
     try:
         if content.startswith(b'\x1f\x8b'):
             content = gzip.decompress(content)
@@ -113,15 +112,24 @@ def download(folder, url=ZIP_URL, members=MEMBERS, report=no_report):
     os.makedirs(folder, exist_ok=True)
     for member, digest in members.items():
         path = os.path.join(folder, os.path.basename(member))
-        if os.path.exists(path):
-            with open(path, 'rb') as file:
-                if hashlib.sha256(file.read()).hexdigest() == digest:
-                    continue
+        if os.path.exists(path) and sha256(read_bytes(path)) == digest:
+            continue
         content = read_member(url, member, report)
-        if hashlib.sha256(content).hexdigest() != digest:
+        if sha256(content) != digest:
             raise ValueError(f'{member} of {url} does not have the SHA-256 {digest}: {BROWSER}')
         with replacing(path) as file:
             file.write(content)
+
+
+def sha256(content):
+    """Return the SHA-256 of bytes as a text."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_bytes(path):
+    """Return the content of a file."""
+    with open(path, 'rb') as file:
+        return file.read()
 
 
 def read_member(url, member, report):
@@ -160,14 +168,12 @@ class RemoteFile:
     def seek(self, offset, whence=io.SEEK_SET):
         """Move to `offset` from the start, the position or the end; return the new position."""
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
-        self.position = max(origin + offset, 0)
+        self.position = origin + offset
         return self.position
 
     def read(self, count=-1):
-        """Read the next `count` bytes, fewer at the end. If the connection breaks, ask again."""
-        stop = self.size if count < 0 else min(self.position + count, self.size)
-        if stop <= self.position:
-            return b''
+        """Read the next `count` bytes, or all. If the connection breaks, ask again."""
+        stop = self.size if count < 0 else self.position + count
         headers = {'Range': f'bytes={self.position}-{stop - 1}'}
         request = urllib.request.Request(self.url, headers=headers)
         for attempt in range(ATTEMPTS):

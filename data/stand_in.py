@@ -151,7 +151,7 @@ def normalise_character(image):
     if not darkest < paper:
         raise ValueError('the picture is blank: expected one dark character on light paper')
     ink = (image < (paper + darkest) / 2).astype(np.float32)
-    scaled = centre_and_scale(ink[None], SIDE, MARGIN, np.array([0.55]))[0]
+    scaled = centre_and_scale(ink[None], SIDE, MARGIN, np.array([0.7]))[0]
     return np.rint(scaled.T * (255 / scaled.max())).astype(np.uint8)
 
 

@@ -58,15 +58,6 @@ def test_what_breaks_off_at_the_end_leaves_no_unmarked_stand_in(tmp_path, monkey
         assert csv_files.is_stand_in(str(tmp_path / name)), f'{name} is not marked'
 
 
-def test_an_interrupt_leaves_nothing_behind(tmp_path):
-    def interrupted(*report):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stand_in.make_stand_in(str(tmp_path), 20, 20, report=interrupted)
-    data_files.check_folder(tmp_path, [])
-
-
 @pytest.mark.parametrize('name, wanted', [(name, 'not a stand-in') for name in csv_files.FILES]
                          + [('dlad-lab1.zip', 'unpack')])
 def test_real_files_are_kept_and_force_is_not_advised(tmp_path, name, wanted):
@@ -77,13 +68,3 @@ def test_real_files_are_kept_and_force_is_not_advised(tmp_path, name, wanted):
     assert '--force' not in str(error.value), f'{error.value}: it advises to lose a real file'
     assert read_folder(tmp_path) == {name: b'precious'}
     assert set(make_data(tmp_path, 0)) == {name} | set(MADE), 'force does not help'
-
-
-def test_a_stand_in_is_kept_unless_forced(tmp_path):
-    before = make_data(tmp_path, 0)
-    with pytest.raises(FileExistsError) as error:
-        make_data(tmp_path, 1, force=False)
-    data_files.check_message(error.value, 'train.csv', 'is a stand-in', '--force')
-    assert read_folder(tmp_path) == before
-    after = make_data(tmp_path, 1)
-    assert sorted(after) == sorted(MADE) and after != before
