@@ -149,7 +149,7 @@ def make_files(folder, files):
     ('train.csv.zip|test.csv', 'train.csv', 'unpack'),
     ('test.csv.gz|train.csv', 'test.csv', 'unpack'),
     ('dlad-lab1/train.csv|dlad-lab1.zip', 'train.csv', 'move'),
-    ('train.csv/train.csv|test.csv', 'train.csv', 'move'),
+    ('train.csv/train.csv|train.csv.zip|test.csv', 'train.csv', 'move'),
     ('train (1).csv|test.csv', 'train.csv', 'rename'),
     ('Test - Copy.CSV.txt|train.csv', 'test.csv', 'rename')])
 def test_misplaced_files_are_named_with_what_to_do(tmp_path, capsys, files, missing, remedy):

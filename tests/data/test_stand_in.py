@@ -31,7 +31,7 @@ def test_it_can_be_learned_and_the_test_labels_fit(tables):
     means = np.array([train[train[:, 0] == label, 1:].mean(axis=0) for label in range(47)])
     nearest = (-2 * test @ means.T + (means ** 2).sum(axis=1)).argmin(axis=1)
     accuracy = np.mean(nearest == labels[:, 0])
-    assert 0.4 < accuracy < 0.85, f'nearest class mean: got {accuracy:.1%}, expected 40..85 %'
+    assert 0.35 < accuracy < 0.6, f'nearest class mean: got {accuracy:.1%}, expected 35..60 %'
 
 
 def heaviest_corner(upright):
@@ -61,25 +61,25 @@ def test_images_are_centred_scaled_and_transposed_as_in_emnist(tables):
         assert heaviest_corner(rows.reshape(-1, 28, 28).mean(axis=0).T) == corner, character
 
 
-def picture_of_f(scale, paper=1.0, ink=0.0):
-    """An F of 6 x 4 fields, dark on light, off the centre of a picture."""
-    fields = np.full((14, 12), paper)
-    fields[1:7, 2] = fields[1, 2:6] = fields[3, 2:5] = ink
+def picture_of_l(scale, paper=1.0, ink=0.0):
+    """An L of 12 x 8 fields, dark on light, off the centre of a picture."""
+    fields = np.full((26, 20), paper)
+    fields[2:14, 3] = fields[13, 3:11] = ink
     return np.kron(fields, np.ones((scale, scale)))
 
 
 @pytest.mark.parametrize('picture', [
-    picture_of_f(2), picture_of_f(60), picture_of_f(60), picture_of_f(40) * 65535,
-    picture_of_f(40, paper=0.7, ink=0.4), picture_of_f(40, -0.2, -1),
-    picture_of_f(20) * np.linspace(0.6, 1, 240),
-    picture_of_f(20) + np.random.default_rng(0).normal(0, 0.02, (280, 240))])
+    picture_of_l(1), picture_of_l(30), picture_of_l(9) * 65535, picture_of_l(9, -0.2, -1),
+    picture_of_l(9, paper=0.7, ink=0.4), picture_of_l(9) * np.linspace(0.6, 1, 180),
+    picture_of_l(9) + np.random.default_rng(0).normal(0, 0.02, (234, 180)),
+    np.pad(picture_of_l(9, paper=0.4), 9, 'constant', constant_values=1)])
 def test_a_picture_of_any_size_and_brightness_becomes_a_row_as_in_train_csv(picture):
     got = stand_in.normalise_character(picture)
     assert got.shape == (28, 28) and got.dtype == np.uint8
     check_emnist_form(got[None])
-    assert heaviest_corner(got.T) == 'left top'
-    expected = stand_in.normalise_character(picture_of_f(100))
-    assert np.abs(got.astype(int) - expected).mean() < 10, 'not the same F'
+    assert heaviest_corner(got.T) == 'left bottom'
+    expected = stand_in.normalise_character(picture_of_l(50))
+    assert np.abs(got.astype(int) - expected).mean() < 10, 'not the same L'
 
 
 def test_a_blank_picture_is_refused():
