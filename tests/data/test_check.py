@@ -74,6 +74,7 @@ TRAIN_FAULTS = [
     (text_of(VALUES + np.eye(1, 785, dtype=int)), '1..47|subtract 1'),
     (text_of(np.c_[np.arange(94) % 47 * 2, VALUES[:, 1:]]), 'line 47:|label is 92|0..46'),
     (text_of(np.c_[np.arange(94) % 10, VALUES[:, 1:]]), '37 of the 47 classes|label 10'),
+    (text_of(np.c_[1 + np.arange(94) % 26, VALUES[:, 1:]]), '21 of the 47 classes|label 0'),
     (text_of(np.roll(VALUES, -1, axis=1) * (np.arange(785) > 27)), 'last column|move'),
 ]
 TEST_FAULTS = [
