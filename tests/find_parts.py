@@ -6,6 +6,7 @@ import ast
 import copy
 import importlib
 import importlib.machinery
+import importlib.util
 import inspect
 import math
 import os
@@ -76,36 +77,41 @@ class Missing(types.ModuleType):
         return (object,)
 
 
-class MissingFinder(object):
-    """Finds every module that nothing else has found. `names` are those packages."""
+UNWANTED = ('matplotlib', 'tqdm', 'seaborn')      # slow to import, and nothing to see here
+LIKE_NUMPY = ('cupy', 'minpy', 'autograd')
 
-    names = []
 
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        """Called by the import system, last in a row of finders."""
-        if name.split('.')[0] == PACKAGE:
-            return None
-        if name in cls.optional_parts or name.split('.')[0] in sys.builtin_module_names:
-            return None
-        first = name.split('.')[0]
-        owner = sys.modules.get(first)
-        if '.' in name and not isinstance(owner, Missing):
-            return None
-        if first not in cls.names:
-            cls.names.append(first)
-        return importlib.machinery.ModuleSpec(name, cls, is_package=True)
+def replace_missing(folder):
+    """Let stand-ins be imported for packages that are not installed -> the names of those."""
+    own = {file[:-3] for file in os.listdir(folder) if file.endswith('.py')} | {PACKAGE}
+    missing = set()
+    for file in sorted(os.listdir(folder)):
+        for name in imported_names(os.path.join(folder, file)) if file.endswith('.py') else ():
+            first = name.split('.')[0]
+            if first in own or (first not in UNWANTED and importlib.util.find_spec(first)
+                                and not isinstance(sys.modules.get(first), Missing)):
+                continue
+            if first in LIKE_NUMPY:
+                sys.modules[name] = np
+                continue
+            sys.modules.setdefault(first, Missing(first))
+            sys.modules[name] = Missing(name)
+            if first not in UNWANTED:
+                missing.add(first)
+    return sorted(missing)
 
-    optional_parts = {'_typeshed', 'numpy.core._multiarray_umath'}
 
-    @staticmethod
-    def create_module(spec):
-        """The stand-in for a module."""
-        return Missing(spec.name)
-
-    @staticmethod
-    def exec_module(module):
-        """Nothing is executed."""
+def imported_names(path):
+    """The dotted names of all modules that a file imports."""
+    with open(path, 'rb') as file:
+        tree = ast.parse(file.read(), os.path.basename(path))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module)
+    return names
 
 
 class HandInLoader(importlib.machinery.SourceFileLoader):
@@ -119,6 +125,13 @@ class HandInLoader(importlib.machinery.SourceFileLoader):
         if self.definitions_only:
             tree.body = [node for node in tree.body if is_definition(node)]
         return super().source_to_code(tree, path, **options)
+
+
+def hand_in_finder(path):
+    """Find the files of the hand-in, and of no other folder. Called by the import system."""
+    if os.path.basename(path) != PACKAGE and not os.path.isdir(os.path.join(path, PACKAGE)):
+        raise ImportError('not the folder of the hand-in', path=path)
+    return importlib.machinery.FileFinder(path, (HandInLoader, ['.py']))
 
 
 def is_definition(node):
@@ -160,14 +173,10 @@ def load(folder, definitions_only=False):
     """
     parent = os.path.dirname(folder)
     restore_numpy_names()
-    sys.path_hooks.insert(0, importlib.machinery.FileFinder.path_hook((HandInLoader, ['.py'])))
+    sys.path_hooks.insert(0, hand_in_finder)
     sys.path[:0] = [parent, folder]
-    sys.meta_path.append(MissingFinder)
-    for name in ('matplotlib', 'matplotlib.pyplot', 'tqdm', 'seaborn'):
-        sys.modules[name] = Missing(name)
-    for name in ('cupy', 'minpy', 'minpy.numpy'):
-        sys.modules[name] = np
     importlib.invalidate_caches()
+    missing = replace_missing(folder)
     names = module_names(folder)
     note = ''
     HandInLoader.definitions_only = definitions_only
@@ -181,8 +190,8 @@ def load(folder, definitions_only=False):
         HandInLoader.definitions_only = True
         forget_modules(folder)
         modules = [importlib.import_module(f'{PACKAGE}.{name}') for name in names]
-    if MissingFinder.names:
-        note += f'Not installed here: {", ".join(MissingFinder.names)}. '
+    if missing:
+        note += f'Not installed here: {", ".join(missing)}. '
     return own_classes(modules), note
 
 

@@ -1,0 +1,357 @@
+"""Ask one hand-in the questions of the grader. Runs in a process of its own, see grade.py.
+
+    python grade_worker.py FOLDER RESULTS SETTINGS
+
+Each answer is a line of JSON in the file RESULTS, written at once, so that an answer is kept when
+a later question kills the process.
+"""
+import functools
+import json
+import os
+import re
+import sys
+import warnings
+
+for name in ('OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'OMP_NUM_THREADS'):
+    os.environ[name] = '1'      # before NumPy is imported
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import numpy as np                  # noqa: E402
+
+import find_parts as find           # noqa: E402
+import grade_network as network     # noqa: E402
+import grade_parts as parts         # noqa: E402
+
+QUESTIONS = ('layers', 'activations', 'loss', 'segments', 'gradients', 'update', 'rows', 'step',
+             'twenty')
+MEMORY = 4 * 2 ** 30
+
+
+class HandIn(object):
+    """The hand-in under question, and what has been found in it."""
+
+    def __init__(self, classes, write):
+        self.classes = classes
+        self.write = write
+        self.dense = {}
+        self.driver = None
+        self.trouble = None         # why the network cannot be followed
+
+    def report(self, task, part, mistake=None, message='', state=None, scale=None, **facts):
+        """Write an answer. Without a mistake the task is right, or a note."""
+        state = state or ('wrong' if mistake else 'right')
+        if scale is not None:
+            facts['scale'] = float(scale)
+        self.write(dict(facts, task=task, part=part, state=state, mistake=mistake,
+                        message=' '.join(message.split())))
+
+    def find_network(self):
+        """Find the network's class and its form. `trouble` is the exception if this fails."""
+        self.driver = network.find_network(self.classes)
+        if self.driver is None:
+            self.trouble = parts.Unfollowed('no class with forward, backward and update was found')
+            return
+        try:
+            self.driver.find_form()
+        except Exception as error:
+            self.trouble = error
+
+    def find_dense(self):
+        """The layers with weights: {name of the class: Dense}."""
+        for name, make, sizes in parts.fully_connected_classes(self.classes):
+            self.dense[name] = parts.Dense(name, make, *sizes)
+        if not self.dense and self.driver and not self.trouble:
+            self.find_dense_in_network()
+
+    def find_dense_in_network(self):
+        """Layers that cannot be made from two sizes are taken out of the network."""
+        net = self.driver.make()
+        for path, layer in find.layers(net):
+            name = type(layer).__name__
+            shapes = [array.shape for array in find.arrays(layer).values() if array.ndim == 2]
+            if name in self.dense or not shapes:
+                continue
+            for sizes in (shapes[0], shapes[0][::-1]):
+                make = functools.partial(take_layer, self.driver, path)
+                part = parts.Dense(name, make, *sizes)
+                try:
+                    part.find_arrays()
+                except Exception:
+                    continue
+                self.dense[name] = part
+                break
+
+    def loss_classes(self):
+        """[LossClass] of the classes that take a target."""
+        found = []
+        for name, cls in self.classes.items():
+            forward = find.method(cls, find.FORWARD)
+            if not forward or not find.method(cls, find.BACKWARD) or self.is_network(name):
+                continue
+            named, more = find.parameters(forward)
+            required = [part for part, must in named if must and part != 'self']
+            looks = re.search('loss|entropy|criterion|^ce$', name.lower())
+            if looks and (len(required) == 2 or more):
+                found.append(parts.LossClass(name, functools.partial(find.construct, cls)))
+        return found
+
+    def is_network(self, name):
+        """True for the class of the network."""
+        return self.driver is not None and self.driver.name == name
+
+    def is_base(self, cls):
+        """True for a class that others inherit from, such as _Layer."""
+        return any(cls in other.__mro__[1:] for other in self.classes.values())
+
+
+def take_layer(driver, path):
+    """A layer out of a new network."""
+    return find.get(driver.make(), path)
+
+
+# Questions ----------------------------------------------------------------------------------------
+
+def ask_layers(hand_in):
+    """FullyConnected: forward, weight_grad, bias_grad, input_grad."""
+    if not hand_in.dense:
+        hand_in.report('dense.forward', '', state='unfollowed', message=(
+            'No layer with weights was found: write a class with FullyConnected(in_features, '
+            'out_features), forward(input) and backward(output_grad).'))
+    for part in hand_in.dense.values():
+        try:
+            parts.check_dense(part, hand_in.report)
+        except Exception as error:
+            hand_in.report('dense.forward', part.name, state='unfollowed',
+                           message=f'{part.name}: {find.describe(error)}')
+
+
+def ask_activations(hand_in):
+    """Each activation class alone."""
+    for name, cls in hand_in.classes.items():
+        if name in hand_in.dense or hand_in.is_network(name) or hand_in.is_base(cls):
+            continue
+        if not find.method(cls, find.FORWARD) or not find.method(cls, find.BACKWARD):
+            continue
+        ask_activation(hand_in, name, cls)
+
+
+def ask_activation(hand_in, name, cls):
+    """One class, if it is an activation."""
+    part = parts.Activation(name, functools.partial(find.construct, cls))
+    a = parts.values_away_from_0(7, 5)
+    named = re.search(parts.ACTIVATION_NAME, name.lower())
+    try:
+        elementwise = any(works_on(part, rows) for rows in parts.ROWS_TRIED[:3])
+        if elementwise:
+            parts.check_activation(part, hand_in.report)
+    except (NotImplementedError, parts.NotFinished) as error:
+        if named:
+            hand_in.report('activation.forward', name, 'not-finished',
+                           str(error) or 'not written yet')
+    except Exception as error:
+        if named:
+            hand_in.report('activation.forward', name, state='unfollowed',
+                           message=f'{name}: {find.describe(error)}')
+    return a
+
+
+def works_on(part, rows):
+    """True if the class is elementwise for this number of rows."""
+    try:
+        return parts.is_elementwise(part, parts.values_away_from_0(rows, 5))
+    except (NotImplementedError, parts.NotFinished):
+        raise
+    except Exception:
+        return False
+
+
+def ask_loss(hand_in):
+    """Softmax, loss, its gradient, large logits: through the network, or the class alone."""
+    if hand_in.driver and not hand_in.trouble:
+        try:
+            probe = network.NetworkLoss(hand_in.driver)
+            collected = Collected()
+            parts.check_loss(probe, collected.report)
+            collected.replay(hand_in.report)
+            return
+        except Exception as error:
+            trouble = error
+    for probe in hand_in.loss_classes():
+        try:
+            probe.find_form()
+            parts.check_loss(probe, hand_in.report)
+            return
+        except (NotImplementedError, parts.NotFinished) as error:
+            hand_in.report('loss', probe.name, 'not-finished', str(error) or 'not written yet')
+            return
+        except Exception as error:
+            trouble = error
+    hand_in.report('loss', '', state='unfollowed', message=(
+        'No loss was found that can be asked: write a class with forward(input, target) and '
+        'backward().' + (f' {find.describe(trouble)}' if 'trouble' in locals() else '')))
+
+
+class Collected(object):
+    """Keeps answers until all questions of a part have worked."""
+
+    def __init__(self):
+        self.answers = []
+
+    def report(self, *args, **facts):
+        """Keep an answer."""
+        self.answers.append((args, facts))
+
+    def replay(self, report):
+        """Report what was kept."""
+        for args, facts in self.answers:
+            report(*args, **facts)
+
+
+def ask_segments(hand_in):
+    """What the network does between its layers, to the values and to the gradients."""
+    if hand_in.trouble or not hand_in.dense:
+        return
+    for segment in network.segments(hand_in.driver, set(hand_in.dense)):
+        try:
+            network.check_segment(segment, functools.partial(hand_in.report, inside=True))
+        except Exception:
+            continue
+
+
+def ask_gradients(hand_in):
+    """The gradients of the whole network."""
+    if tell_trouble(hand_in, 'network.forward'):
+        return
+    hand_in.report('network.forward', hand_in.driver.name)
+    answer = hand_in.driver.forward(hand_in.driver.make(),
+                                    *hand_in.driver.batch(hand_in.driver.rows))
+    if answer['changes']:
+        words = 'input' if answer['changes'] == 'logits' else 'target'
+        hand_in.report('unchanged', hand_in.driver.name, 'changes-input', (
+            f'The network overwrites its {words}, so the next epoch sees other numbers.'))
+    network.check_gradients(hand_in.driver, parameters(hand_in), hand_in.report)
+
+
+def parameters(hand_in):
+    """The parameters of the network."""
+    for part in hand_in.dense.values():
+        if not hasattr(part, 'weight'):
+            parts.check_dense(part, lambda *args, **facts: None)
+    return network.find_parameters(hand_in.driver, hand_in.dense)
+
+
+def tell_trouble(hand_in, task):
+    """True, and a report, if the network cannot be followed."""
+    error = hand_in.trouble
+    if error is None:
+        return False
+    if isinstance(error, (NotImplementedError, parts.NotFinished)):
+        hand_in.report(task, 'Network', 'not-finished', str(error) or 'not written yet')
+    else:
+        hand_in.report(task, 'Network', state='unfollowed', message=find.describe(error))
+    return True
+
+
+def ask_update(hand_in):
+    """Three steps of update."""
+    if hand_in.trouble:
+        return
+    network.check_update(hand_in.driver, parameters(hand_in), hand_in.report, '')
+
+
+def ask_rows(hand_in):
+    """Any number of rows."""
+    if not hand_in.trouble:
+        network.check_rows(hand_in.driver, hand_in.report)
+
+
+def ask_step(hand_in):
+    """One step lowers the loss."""
+    if not hand_in.trouble:
+        network.check_step(hand_in.driver, hand_in.report)
+
+
+def ask_twenty(hand_in):
+    """Twenty images by heart."""
+    if not hand_in.trouble:
+        network.check_twenty(hand_in.driver, hand_in.report)
+
+
+ASK = {'layers': ask_layers, 'activations': ask_activations, 'loss': ask_loss,
+       'segments': ask_segments, 'gradients': ask_gradients, 'update': ask_update,
+       'rows': ask_rows, 'step': ask_step, 'twenty': ask_twenty}
+TASK_OF = {'layers': 'dense.forward', 'activations': 'activation.forward', 'loss': 'loss',
+           'segments': 'activation.backward', 'gradients': 'network.gradient'}
+
+
+# The process --------------------------------------------------------------------------------------
+
+class Writer(object):
+    """Writes lines of JSON to a file, each at once."""
+
+    def __init__(self, path):
+        self.file = open(path, 'a', encoding='utf-8')
+
+    def __call__(self, answer):
+        self.file.write(json.dumps(answer) + '\n')
+        self.file.flush()
+
+
+def limit_memory():
+    """Refuse arrays of many gigabytes, where the system can."""
+    try:
+        import resource
+    except ImportError:      # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def prepare(folder, settings, write):
+    """Import the hand-in and find its parts -> HandIn, or None after a report."""
+    write({'now': 'import'})
+    try:
+        classes, note = find.load(folder, settings.get('definitions_only', False))
+    except (Exception, SystemExit) as error:
+        write({'task': 'import', 'part': '', 'state': 'unfollowed', 'mistake': None,
+               'message': f'The import stops with {find.describe(error)}: the files are to hold '
+                          'classes and functions, and no data is read in them.'})
+        return None
+    if note:
+        write({'task': 'import', 'part': '', 'state': 'note', 'mistake': None, 'message': note})
+    hand_in = HandIn(classes, write)
+    write({'now': 'network'})
+    if not settings.get('without_network'):
+        hand_in.find_network()
+    else:
+        hand_in.trouble = parts.Unfollowed('the network takes too long, or ends the process')
+    hand_in.find_dense()
+    return hand_in
+
+
+def main(folder, results, settings):
+    """Ask the questions named in the settings."""
+    limit_memory()
+    warnings.simplefilter('ignore')
+    np.seterr(all='ignore')
+    write = Writer(results)
+    settings = json.loads(settings)
+    hand_in = prepare(folder, settings, write)
+    if hand_in is None:
+        return
+    for question in settings['questions']:
+        write({'now': question})
+        try:
+            ASK[question](hand_in)
+        except (NotImplementedError, parts.NotFinished) as error:
+            hand_in.report(TASK_OF.get(question, question), '', 'not-finished',
+                           str(error) or 'not written yet')
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            hand_in.report(TASK_OF.get(question, question), '', state='unfollowed',
+                           message=find.describe(error))
+        write({'done': question})
+    write({'now': 'end'})
+    os._exit(0)      # no thread or atexit of the hand-in keeps the process
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
