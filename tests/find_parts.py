@@ -32,8 +32,13 @@ MEANINGS = (
     ('loss', r'loss'),
     ('predict', r'pred|prob|hat|^out|^y_?p|softmax|logit'),
     ('input', r'^x|input|data|^im|inp|^z$|^a$|feature|^h\d?$'),
-    ('training', r'train|^mode|^flag'),
+    ('training', r'train|^mode|^flag|bias|^use|^with|^add'),
     ('rows', r'batch|^n$|^m$'),
+    ('kernel', r'kernel|filter_?s|k_?size|window|pool'),
+    ('one', r'stride'),
+    ('zero', r'^pad'),
+    ('channels', r'chan|filter|maps'),
+    ('name', r'activ|name|^type|func|method|optim|^opt$'),
     ('zero', r'mom|beta|decay|lambda|lamb|reg|^l2|drop|wd'),
     ('one', r'epoch|iter|step|^k$|time'),
 )
@@ -271,6 +276,10 @@ def arguments(function, known, first=(), spare=()):
         if not required:
             break
         key = meaning(name)
+        others = [other for other, _ in named if other != name]
+        weak = key == 'target' and len(name) < 3
+        if weak and any(meaning(other) == 'target' and len(other) > 2 for other in others):
+            key = 'predict'
         if key in known:
             values.append(known[key])
         elif spare:
@@ -281,7 +290,8 @@ def arguments(function, known, first=(), spare=()):
     return values
 
 
-CONSTANTS = {'training': True, 'zero': 0.0, 'one': 1, 'lr': 0.1}
+CONSTANTS = {'training': True, 'zero': 0, 'one': 1, 'lr': 0.1, 'kernel': 3, 'channels': 1,
+             'name': 'relu'}
 
 
 def construct(cls, *sizes):

@@ -28,7 +28,7 @@ class Driver(object):
     def shape_input(self, x):
         """x (N, D) -> the array that the network wants."""
         shape = self.form[0]
-        if shape == 'columns':
+        if shape[0] == 'columns':
             return np.ascontiguousarray(x.T)
         if shape == 'flat':
             return x[0].copy()
@@ -127,7 +127,7 @@ class Driver(object):
         """Find the number of rows, the form of the input and of the target."""
         net = self.make()
         found = find.arrays(net)
-        widths = [784] + sorted({size for array in found.values() if array.ndim == 2
+        widths = [784, 4096] + sorted({size for array in found.values() if array.ndim == 2
                                  for size in array.shape if size > 100}, reverse=True)
         sizes = {size for array in found.values() for size in array.shape}
         classes = [number for number in CLASSES if number in sizes] or list(CLASSES)
@@ -159,10 +159,9 @@ class Driver(object):
         """Rows (N, D) of numbers 0..1 and labels (N,)."""
         random = np.random.RandomState(seed)
         shape = self.form[0]
-        width = self.width if isinstance(shape, str) else int(np.prod(shape))
+        width = 784 if isinstance(shape, str) else shape[1] if shape[0] == 'columns' else (
+            int(np.prod(shape)))
         return random.uniform(0, 1, (rows, width)), random.randint(0, self.classes, rows)
-
-    width = 784
 
 
 def forms(rows, widths):
@@ -178,11 +177,10 @@ def forms(rows, widths):
                 yield shape, 'one-hot'
                 yield shape, 'labels'
         yield (width,), 'label column'
-        if width == 784:
-            yield 'columns', 'columns'
-            yield 'columns', 'labels'
-            if rows == 1:
-                yield 'flat', 'flat'
+        yield ('columns', width), 'columns'
+        yield ('columns', width), 'labels'
+        if width == 784 and rows == 1:
+            yield 'flat', 'flat'
 
 
 def find_network(classes):
@@ -192,7 +190,7 @@ def find_network(classes):
         if find.method(cls, find.FORWARD) and find.method(cls, find.BACKWARD):
             named = bool(re.search(NETWORK_NAME, name.lower()))
             updates = find.method(cls, find.UPDATE) is not None
-            if named or updates:
+            if (named or updates) and not re.search(ask.DENSE_NAME, name.lower()):
                 found.append((name == 'Network', named and updates, named, name))
     best = [name for _, _, _, name in sorted(found, reverse=True)]
     return Driver(best[0], classes[best[0]]) if best else None
@@ -208,6 +206,7 @@ class NetworkLoss(object):
         self.name = 'loss'
         self.classes = driver.classes
         self.rows = driver.rows
+        self.net = None
         self.find_boundary()
 
     def find_boundary(self):
@@ -245,7 +244,9 @@ class NetworkLoss(object):
         if output.ndim == 3 or output.ndim == 1:
             theirs = theirs.reshape((len(logits),) + output.shape[1:]) if output.ndim == 3 else (
                 theirs.reshape(-1))
-        net = self.driver.make()
+        if gradient or self.net is None:
+            self.net = self.driver.make()
+        net = self.net
         layer = find.get(net, path)
         calls = []
         forward = find.Watched(layer, 'forward', None, calls)
@@ -291,10 +292,13 @@ class Segment(object):
         self.first = first          # (path, output of forward)
         self.second = second        # (path, input of forward, output of forward)
         self.name = name
+        self.net = None
 
     def run(self, a, delta=None):
         """a -> z, and the gradient for a if `delta` is that for z."""
-        net = self.driver.make()
+        if delta is not None or self.net is None:
+            self.net = self.driver.make()
+        net = self.net
         calls = []
         watched = []
         zero = np.zeros_like(self.first[1])
@@ -351,6 +355,30 @@ def segments(driver, dense_names):
         last = call
         between = []
     return found
+
+
+def classes_that_take_values(driver):
+    """The classes whose backward is given the input or output of forward, and no gradient."""
+    net = driver.make()
+    calls = find.watch(net)
+    driver.forward(net, *driver.batch(driver.rows))
+    forward = [call for call in calls if call.direction == 'forward' and call.args]
+    count = len(calls)
+    driver.backward(net)
+    found = set()
+    for call in calls[count:]:
+        if call.direction != 'backward' or not call.args:
+            continue
+        for other in forward:
+            if same_class(call, other) and np.size(call.args[0]) > 1 and any(
+                    np.array_equal(call.args[0], seen) for seen in (other.args[0], other.kept)):
+                found.add(type(call.layer).__name__)
+    return sorted(found)
+
+
+def same_class(call, other):
+    """True for calls of layers of one class."""
+    return type(call.layer) is type(other.layer)
 
 
 def check_segment(segment, report):
@@ -447,6 +475,28 @@ def derivative(driver, net, batch, array, index, step):
     return (above - below) / (2 * step)
 
 
+def check_backward_moves_nothing(driver, parameters, report):
+    """False, and a report, if backward already moves a weight."""
+    net = driver.make()
+    paths = [parameter.path for parameter in parameters] or [
+        path for path, array in find.arrays(net).items() if array.ndim > 1 and array.size > 100]
+    driver.forward(net, *driver.batch(driver.rows))
+    before = {path: np.array(find.get(net, path)) for path in paths}
+    driver.backward(net)
+    for path in paths:
+        after = np.asarray(find.get(net, path))
+        named = re.search(r'w|bias|kernel|filter', str(path[-1]).lower()) and not (
+            ask.gradient_like(path)[0])
+        if named and before[path].shape == after.shape and before[path].any() and (
+                not np.allclose(after, before[path], 1e-12, 0)):
+            report('network.gradient', driver.name, 'update-in-backward', (
+                f'backward already moves {find.path_name(path)}: it only computes gradients, and '
+                'update takes the step w - lr dE/dw after it. '
+                + mistakes.numbers(after, before[path])))
+            return False
+    return True
+
+
 def check_gradients(driver, parameters, report, seconds=2.5):
     """Compare elements of every parameter's gradient with differences of the returned loss."""
     net = driver.make()
@@ -462,6 +512,13 @@ def check_gradients(driver, parameters, report, seconds=2.5):
         answer['predict'] is not None and answer['predict'].dtype == np.float32)
     step, tolerance = (1e-2, 0.1) if single else (1e-5, 1e-3)
     start = time.time()
+    energy(driver, net, *batch)
+    most = seconds / max(time.time() - start, 1e-4) / (3 * len(got) + 1)
+    each = int(min(5, most / 2))
+    if each < 1:
+        report('network.gradient', driver.name, state='note',
+               message='Not compared: a forward takes too long.')
+        return
     wrong = []
     asked = 0
     for parameter in parameters:
@@ -469,11 +526,11 @@ def check_gradients(driver, parameters, report, seconds=2.5):
             continue
         array = find.get(net, parameter.path)
         gradient = got[parameter.path]
-        if gradient.size != array.size or time.time() - start > seconds:
+        if gradient.size != array.size:
             continue
         size = np.abs(gradient).ravel()
-        random = np.random.RandomState(17).randint(0, array.size, 5)
-        chosen = np.unique(np.append(np.argsort(-size)[:5], random))
+        random = np.random.RandomState(17).randint(0, array.size, each)
+        chosen = np.unique(np.append(np.argsort(-size)[:each], random))
         analytic = gradient.ravel()[chosen]
         numeric = np.array([derivative(driver, net, batch, array, index, step)
                             for index in chosen])
@@ -592,6 +649,12 @@ def name_rule(steps, gradients, start, rows, tolerance, source):
     if mistakes.close(first, g1, tolerance) and mistakes.close(second, g2, tolerance):
         return None
     named = re.search(r'moment|veloc|adam|rms|nesterov|beta', source.lower())
+    rest = first - g1
+    size = np.median(np.abs(rest[start != 0])) if start.any() else 0
+    if size > 1e-6 and mistakes.close(rest, size * np.sign(start), 1e-2):
+        return 'update-rule', (
+            f'{size:.4g} sign(w) is added to the gradient, though update was asked for lr dE/dw '
+            'alone: a penalty is for calls that ask for it.'), None
     table = np.column_stack([g1, start])
     fit = np.linalg.lstsq(table, first, rcond=None)[0]
     if mistakes.close(table @ fit, first, 10 * tolerance):
@@ -673,15 +736,18 @@ def check_rows(driver, report):
             'from the input.'))
         return
     net = driver.make()
-    for rows in (7, 1, 32):
+    for rows in (1, 7, 32):
         try:
             x, labels = driver.batch(rows)
             answer = driver.forward(net, x, labels)
             driver.backward(net)
+            driver.update(net, 1e-3)
+        except ask.Unfollowed:
+            continue
         except Exception as error:
             report('rows', driver.name, 'one-batch-size', (
-                f'7 rows work, but {rows} do not: {find.describe(error)}. Take the number of rows '
-                'from the input.'))
+                f'{rows} rows do not work: {find.describe(error)}. Take the number of rows from the '
+                'input.'))
             return
         if answer['predict'] is None:
             return

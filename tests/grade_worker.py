@@ -27,6 +27,10 @@ QUESTIONS = ('layers', 'activations', 'loss', 'segments', 'gradients', 'update',
 MEMORY = 4 * 2 ** 30
 
 
+class NoNetwork(Exception):
+    """A hand-in of layers only."""
+
+
 class HandIn(object):
     """The hand-in under question, and what has been found in it."""
 
@@ -49,7 +53,7 @@ class HandIn(object):
         """Find the network's class and its form. `trouble` is the exception if this fails."""
         self.driver = network.find_network(self.classes)
         if self.driver is None:
-            self.trouble = parts.Unfollowed('no class with forward, backward and update was found')
+            self.trouble = NoNetwork('There is no network, so only its parts were asked.')
             return
         try:
             self.driver.find_form()
@@ -91,9 +95,27 @@ class HandIn(object):
             named, more = find.parameters(forward)
             required = [part for part, must in named if must and part != 'self']
             looks = re.search('loss|entropy|criterion|^ce$', name.lower())
-            if looks and (len(required) == 2 or more):
-                found.append(parts.LossClass(name, functools.partial(find.construct, cls)))
+            makes_loss = any('loss' in part.lower() for part in vars(cls))
+            if looks and (len(required) == 2 or more or makes_loss):
+                found.append(parts.LossClass(name, functools.partial(find.construct, cls),
+                                             self.softmax_class()))
         return found
+
+    def softmax_class(self):
+        """How the class of a softmax alone is made, or None."""
+        for name, cls in self.classes.items():
+            forward = find.method(cls, find.FORWARD)
+            if re.search('softmax', name.lower()) and forward:
+                if len([part for part, must in find.parameters(forward)[0] if must]) == 2:
+                    return functools.partial(find.construct, cls)      # self and the input
+        return None
+
+    def layouts(self):
+        """The layouts to try, that of the layers first."""
+        columns = [part.layout.name == 'columns' for part in self.dense.values()]
+        if columns and all(columns):
+            return parts.LAYOUTS[1::-1]
+        return parts.LAYOUTS[:1] + parts.LAYOUTS[2:] if columns else parts.LAYOUTS
 
     def is_network(self, name):
         """True for the class of the network."""
@@ -167,6 +189,7 @@ def works_on(part, rows):
 
 def ask_loss(hand_in):
     """Softmax, loss, its gradient, large logits: through the network, or the class alone."""
+    trouble = None
     if hand_in.driver and not hand_in.trouble:
         try:
             probe = network.NetworkLoss(hand_in.driver)
@@ -178,7 +201,10 @@ def ask_loss(hand_in):
             trouble = error
     for probe in hand_in.loss_classes():
         try:
-            probe.find_form()
+            for part in hand_in.dense.values():
+                if part.bias is None:
+                    part.find_arrays()
+            probe.find_form(hand_in.layouts())
             parts.check_loss(probe, hand_in.report)
             return
         except (NotImplementedError, parts.NotFinished) as error:
@@ -188,7 +214,7 @@ def ask_loss(hand_in):
             trouble = error
     hand_in.report('loss', '', state='unfollowed', message=(
         'No loss was found that can be asked: write a class with forward(input, target) and '
-        'backward().' + (f' {find.describe(trouble)}' if 'trouble' in locals() else '')))
+        'backward().' + (f' {find.describe(trouble)}' if trouble else '')))
 
 
 class Collected(object):
@@ -211,6 +237,8 @@ def ask_segments(hand_in):
     """What the network does between its layers, to the values and to the gradients."""
     if hand_in.trouble or not hand_in.dense:
         return
+    for name in network.classes_that_take_values(hand_in.driver):
+        hand_in.report('activation.backward', name, inside=True)
     for segment in network.segments(hand_in.driver, set(hand_in.dense)):
         try:
             network.check_segment(segment, functools.partial(hand_in.report, inside=True))
@@ -229,14 +257,19 @@ def ask_gradients(hand_in):
         words = 'input' if answer['changes'] == 'logits' else 'target'
         hand_in.report('unchanged', hand_in.driver.name, 'changes-input', (
             f'The network overwrites its {words}, so the next epoch sees other numbers.'))
-    network.check_gradients(hand_in.driver, parameters(hand_in), hand_in.report)
+    known = parameters(hand_in)
+    if network.check_backward_moves_nothing(hand_in.driver, known, hand_in.report):
+        network.check_gradients(hand_in.driver, known, hand_in.report)
 
 
 def parameters(hand_in):
     """The parameters of the network."""
     for part in hand_in.dense.values():
-        if not hasattr(part, 'weight'):
-            parts.check_dense(part, lambda *args, **facts: None)
+        if not hasattr(part, 'weight_grad'):
+            try:
+                parts.check_dense(part, Collected().report)
+            except Exception:
+                continue
     return network.find_parameters(hand_in.driver, hand_in.dense)
 
 
@@ -245,7 +278,9 @@ def tell_trouble(hand_in, task):
     error = hand_in.trouble
     if error is None:
         return False
-    if isinstance(error, (NotImplementedError, parts.NotFinished)):
+    if isinstance(error, NoNetwork):
+        hand_in.report(task, 'Network', state='note', message=str(error))
+    elif isinstance(error, (NotImplementedError, parts.NotFinished)):
         hand_in.report(task, 'Network', 'not-finished', str(error) or 'not written yet')
     else:
         hand_in.report(task, 'Network', state='unfollowed', message=find.describe(error))
