@@ -290,6 +290,25 @@ def arguments(function, known, first=(), spare=()):
     return values
 
 
+RETURNED = {'forward': ('output', 'outputs', 'out'),
+            'backward': ('dinputs', 'dinput', 'input_grad', 'grad_input', 'dx')}
+
+
+def call(layer, direction, *args):
+    """Call forward or backward. What a layer keeps in place of returning it is returned."""
+    function = method(layer, FORWARD if direction == 'forward' else BACKWARD)
+    result = function(*args)
+    return kept_result(layer, direction) if result is None else result
+
+
+def kept_result(layer, direction):
+    """layer.output after forward, layer.dinputs after backward, or None."""
+    for name in RETURNED[direction]:
+        if isinstance(getattr(layer, name, None), np.ndarray):
+            return getattr(layer, name)
+    return None
+
+
 CONSTANTS = {'training': True, 'zero': 0, 'one': 1, 'lr': 0.1, 'kernel': 3, 'channels': 1,
              'name': 'relu'}
 
@@ -329,7 +348,7 @@ def walk(root, depth=5):
         below = []
         for path, value in level:
             for step, child in children(value):
-                if not isinstance(child, (int, float, str, bool, type(None))):
+                if not isinstance(child, (int, float, str, bool, type(None), np.ndarray)):
                     if id(child) in seen:
                         continue
                     seen.add(id(child))
@@ -381,12 +400,11 @@ def path_name(path):
 class Call(object):
     """One call of a layer's method: what went in (copied before), and what came out."""
 
-    def __init__(self, layer, direction, args, result):
+    def __init__(self, layer, direction, args):
         self.layer = layer
         self.direction = direction
-        self.given = args
         self.args = args
-        self.result = result
+        self.kept = None
 
 
 class Watched(object):
@@ -400,14 +418,14 @@ class Watched(object):
         self.answer = None      # a list of answers, one a call
 
     def __call__(self, *args, **kwargs):
-        call = Call(self.layer, self.direction, args, None)
-        call.args = copy.deepcopy([arg for arg in args])
+        call = Call(self.layer, self.direction, copy.deepcopy(list(args)))
         if self.answer is None:
             result = self.function(*args, **kwargs)
+            kept = kept_result(self.layer, self.direction) if result is None else result
         else:
-            result = self.answer
-        call.result = result
-        call.kept = copy.deepcopy(result)
+            result = kept = self.answer
+            setattr(self.layer, RETURNED[self.direction][0], result)
+        call.kept = copy.deepcopy(kept)
         self.calls.append(call)
         return result
 

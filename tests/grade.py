@@ -189,7 +189,15 @@ def settle(answers):
             line.get('scale') is not None and line['mistake'] != 'one-batch-size')
         form = line['task'] == 'activation.backward' and not line.get('inside') and any(
             other['part'] == line['part'] and other['state'] == 'right' for other in inside)
-        if form and line['mistake'] != 'activation-overflow':
+        alone = [other for other in answers if other['task'] == 'activation.backward'
+                 and other['part'] == line['part'] and not other.get('inside')]
+        if line.get('inside') and alone and alone[0]['state'] == 'right':
+            line.update(mistake='other', message=(
+                f'Alone it is right, but not in the network: {line["message"]} Is each activation '
+                'an object of its own, and does backward go through each of them once?'))
+        elif line.get('inside') and alone and alone[0]['state'] == 'wrong':
+            demote(line, None, 'As above.')
+        elif form and line['mistake'] != 'activation-overflow':
             demote(line, None, 'The network makes up for it.')
         elif scaled and (right or scales_cancel(tasks)):
             demote(line, 'scale-moved', 'But the factors cancel: the whole gradient is right.')
@@ -222,12 +230,16 @@ def drop_follow_ups(answers):
     explained = any(line['task'] in PARTS and line['mistake'] != 'activation-overflow'
                     for line in wrong)
     seen = set()
+    values = {line['part'] for line in wrong if line['mistake'] == 'activation-value'}
     for line in wrong:
         key = (line['task'], line['mistake'], line['part'])
         if line['task'] in ('network.gradient', 'step') and explained:
             demote(line, None, 'It follows from the findings above.')
         elif line['task'] == 'step' and any(other is not line for other in wrong):
             demote(line, None, '')
+        elif line['mistake'] == 'activation-derivative' and line['part'] in values or (
+                line['mistake'] == 'other' and line.get('inside') and line['part'] in values):
+            demote(line, None, 'It follows from the value.')
         elif key in seen:
             demote(line, None, 'As above.')
         seen.add(key)

@@ -100,6 +100,7 @@ class Dense(object):
         self.inputs = inputs
         self.outputs = outputs
         self.bias = None
+        self.absorbed = False       # True if the bias is a row of the weight
         self.layout = LAYOUTS[0]
         self.rows = 7
 
@@ -107,7 +108,7 @@ class Dense(object):
         """forward for x (N, D) in the student's layout, as it is."""
         forward = find.method(layer, find.FORWARD)
         known = dict(find.CONSTANTS, rows=self.rows, input=x)
-        return forward(*find.arguments(forward, known, (x,)))
+        return find.call(layer, 'forward', *find.arguments(forward, known, (x,)))
 
     def forward(self, layer, x):
         """x (N, D) -> the output (N, M). NotFinished if nothing comes."""
@@ -120,11 +121,11 @@ class Dense(object):
                              f'{np.shape(self.layout.theirs(x))}')
         return self.layout.ours(output, len(x))
 
-    def backward(self, layer, delta):
-        """delta in the student's layout -> what backward returns."""
+    def backward(self, layer, delta, x):
+        """delta and the input in the student's layout -> what backward returns."""
         backward = find.method(layer, find.BACKWARD)
-        known = dict(find.CONSTANTS, rows=self.rows, grad=delta)
-        return backward(*find.arguments(backward, known, (delta,)))
+        known = dict(find.CONSTANTS, rows=self.rows, grad=delta, input=x)
+        return find.call(layer, 'backward', *find.arguments(backward, known, (delta,)))
 
     def find_arrays(self):
         """Find the rows, the layout, the weight and the bias. Unfollowed if this fails."""
@@ -133,6 +134,8 @@ class Dense(object):
         shapes = ((self.inputs, self.outputs), (self.outputs, self.inputs))
         found = find.arrays(layer)
         weights = [path for path, array in found.items() if array.shape in shapes]
+        if not weights:
+            weights = self.find_absorbed(found)
         if not weights:
             raise Unfollowed(f'{self.name}({self.inputs}, {self.outputs}) holds no array of shape '
                              f'{shapes[0]} or {shapes[1]}: keep the weights in an attribute')
@@ -143,9 +146,15 @@ class Dense(object):
         self.weight = min(weights, key=gradient_like)
         if biases:
             self.bias = min(biases, key=gradient_like)
-        self.transposed = find.get(layer, self.weight).shape != shapes[0]
+        self.transposed = find.get(layer, self.weight).shape[1] != self.outputs
         if error is not None:
             raise error
+
+    def find_absorbed(self, found):
+        """The paths of weights with one row more, which is the bias."""
+        shapes = ((self.inputs + 1, self.outputs), (self.outputs, self.inputs + 1))
+        self.absorbed = True
+        return [path for path, array in found.items() if array.shape in shapes]
 
     def find_layout(self):
         """Find rows and layout. Returns the exception of a forward that never works."""
@@ -224,14 +233,23 @@ def fully_connected_classes(classes):
     for name, cls in classes.items():
         if not (find.method(cls, find.FORWARD) and find.method(cls, find.BACKWARD)):
             continue
-        make = functools.partial(construct_with_weights, cls, *SIZES)
-        try:
-            layer = make()
-        except Exception:
-            continue
-        shapes = [array.shape for array in find.arrays(layer).values()]
-        if SIZES in shapes or SIZES[::-1] in shapes:
-            yield name, make, SIZES
+        for maker in (construct_with_weights, construct_from_arrays):
+            make = functools.partial(maker, cls, *SIZES)
+            try:
+                layer = make()
+            except Exception:
+                continue
+            shapes = [array.shape for array in find.arrays(layer).values()]
+            inputs, outputs = SIZES
+            wanted = {SIZES, SIZES[::-1], (inputs + 1, outputs), (outputs, inputs + 1)}
+            if wanted & set(shapes) and not find.layers(layer):
+                yield name, make, SIZES
+                break
+
+
+def construct_from_arrays(cls, inputs, outputs):
+    """Make a layer from its weight and its bias, for classes that take them."""
+    return cls(normal(inputs, outputs), normal(outputs))
 
 
 def check_dense(part, report):
@@ -249,16 +267,23 @@ def check_dense(part, report):
     weight, bias = part.fill(layer)
     x = normal(part.rows, part.inputs, seed=6)
     given = part.layout.theirs(x)
+    inputs = x
+    if part.absorbed:
+        x = np.column_stack([x, np.ones(part.rows)])
     kept = given.copy()
     output = of_size(part.call_forward(layer, given), part.rows * part.outputs)
     output = np.array(part.layout.ours(output, part.rows))
     tolerance = tolerance_of(output)
+    if part.absorbed and not mistakes.close(output, x @ weight, tolerance):
+        x = x[:, [-1] + list(range(part.inputs))]      # the bias is the first row, not the last
     scale = input_factor(output - bias, x @ weight, tolerance)
     if scale != 1:
         report('dense.forward', part.name, state='note', message=(
             f'The input is multiplied by {scale:.4g}: a_j = sum_i w_ji x_i + w_j0 has no factor.'))
         x = scale * x
     elif any(mistakes.close(output, h(x @ weight + bias), tolerance) for h in INSIDE):
+        if not np.isfinite(part.forward(part.make(), 1e9 * inputs)).all():
+            report('loss.large', part.name, 'softmax-overflow', OVERFLOW)
         raise Unfollowed('the activation or softmax is inside this layer: write it as a layer of '
                          'its own, a_j = sum_i w_ji x_i + w_j0')
     else:
@@ -276,6 +301,9 @@ def input_factor(output, product, tolerance):
     return 1 if scale is None or scale <= 0 or abs(scale - 1) < 1e-3 else scale
 
 
+OVERFLOW = (
+    'Logits (1000, 0, 0, ...): got nan, expected 1, 0, 0, ... exp(1000) is inf, and inf / inf is '
+    'nan. softmax(a) = softmax(a - c) for any c, so c can be the largest logit of the row.')
 INSIDE = (lambda a: softmax(a)[0], lambda a: 1 / (1 + np.exp(-a)), np.tanh,
           lambda a: np.maximum(a, 0))
 
@@ -290,7 +318,7 @@ def check_dense_backward(part, layer, x, weight, scale, report):
     result = None
     finished = True
     try:
-        result = part.backward(layer, given)
+        result = part.backward(layer, given, part.layout.theirs(x))
     except NotImplementedError as error:
         finished = str(error) or 'backward is not written yet'
     after = find.arrays(layer)
@@ -320,6 +348,9 @@ def check_dense_backward(part, layer, x, weight, scale, report):
             check_bias_gradient(part, layer, before, numbers_before, result, delta, finished,
                                 report)
     weight = scale * weight
+    if part.absorbed:
+        column = int(x[0, -1] != 1)
+        x, weight = (x[:, 1:], weight[1:]) if column else (x[:, :-1], weight[:-1])
     got = input_gradient(part, result, exact=delta @ weight.T)
     compare(report, 'dense.input_grad', part.name, got, delta @ weight.T,
             mistakes.input_grad_suspects(x, delta, weight), tolerance, finished)
@@ -346,7 +377,7 @@ def changed_paths(before, after):
 
 def weight_gradient(part, before, after, result, exact):
     """The path of weight_grad: an array of the weight's size that backward has set, or None."""
-    size = part.inputs * part.outputs
+    size = exact.size
     paths = [path for path in changed_paths(before, after)
              if after[path].size == size and path != part.weight]
     for path in paths:
@@ -365,6 +396,9 @@ def weight_gradient(part, before, after, result, exact):
 
 def check_bias_gradient(part, layer, before, numbers_before, result, delta, finished, report):
     """Find bias_grad, by its size or its name, and compare it."""
+    if part.absorbed:
+        report('dense.bias_grad', part.name)
+        return
     if part.bias is None:
         report('dense.bias_grad', part.name, state='note',
                message='No bias was found, an array of one number an output.')
@@ -421,7 +455,7 @@ def compare(report, task, part, got, expected, suspects, tolerance, finished=Tru
     if got is not None and np.size(got) == np.size(expected) and mistakes.close(
             got, expected, tolerance):
         report(task, part)
-        return
+        return True
     numbers = mistakes.numbers(got, expected)
     if finished is not True and (got is None or not np.any(got)):
         report(task, part, 'not-finished', finished)
@@ -438,6 +472,7 @@ def compare(report, task, part, got, expected, suspects, tolerance, finished=Tru
                                                             else expected))
         found = (found[0], found[1] or 'None of the known mistakes fits.')
     report(task, part, found[0], f'{found[1]} {numbers[0].upper()}{numbers[1:]}.', scale=scale)
+    return False
 
 
 DEFAULTS = {'dense.weight_grad': 'weight-grad', 'dense.bias_grad': 'bias-grad',
@@ -460,7 +495,7 @@ class Activation(object):
         layer = self.make() if layer is None else layer
         forward = find.method(layer, find.FORWARD)
         known = dict(find.CONSTANTS, input=a, rows=len(a))
-        result = forward(*find.arguments(forward, known, (a,)))
+        result = find.call(layer, 'forward', *find.arguments(forward, known, (a,)))
         if result is None:
             raise NotFinished('forward returns None')
         return of_size(result, a.size)
@@ -471,15 +506,15 @@ class Activation(object):
         named, more = find.parameters(backward)
         known = dict(find.CONSTANTS, input=a, grad=delta, rows=len(a))
         if not named and not more:
-            return backward(), False
+            return find.call(layer, 'backward'), False
         required = [name for name, must in named if must]
         if len(required) > 1:
             values = find.arguments(backward, known, (), (delta, a))
         elif required and find.meaning(required[0]) == 'input':
-            return backward(a.copy()), False      # h'(a) alone, which the network multiplies
+            return find.call(layer, 'backward', a.copy()), False      # h'(a), a mask
         else:
             values = find.arguments(backward, known, (delta,))
-        return backward(*values), True
+        return find.call(layer, 'backward', *values), True
 
 
 def slope_of(forward, a):
@@ -540,16 +575,15 @@ FUNCTIONS = (
 
 
 def check_value(part, a, z, tolerance, report):
-    """Compare h(a) with the function that the class is named after, if it is."""
+    """True if h(a) is that of the function that the class is named after, or of no such name."""
     name = part.name.lower()
     for pattern, function, formula in FUNCTIONS:
         if re.search(pattern, name):
-            compare(report, 'activation.forward', part.name, z, function(a), [
+            return compare(report, 'activation.forward', part.name, z, function(a), [
                 ('activation-value', np.maximum(-a, 0), f'The sign of a is exchanged: {formula}.'),
                 ('activation-value', a > 0, f'It is the mask, not the value: {formula}.'),
                 ('activation-value', np.minimum(a, 0), f'The sign is exchanged: {formula}.'),
                 ('activation-value', np.abs(a), f'Negative a change sign: {formula}.')], tolerance)
-            return
     if re.search(r'leaky|lrelu|prelu', name):
         ratio = z / a
         right = mistakes.close(ratio[a > 0], np.ones(np.sum(a > 0)), tolerance)
@@ -558,8 +592,9 @@ def check_value(part, a, z, tolerance, report):
             report('activation.forward', part.name, 'activation-value', (
                 'h(a) = a where a > 0, else slope * a, with one slope. '
                 + mistakes.numbers(z[a > 0][worst], a[a > 0][worst])))
-            return
+            return False
     report('activation.forward', part.name)
+    return True
 
 
 def check_overflow(part, report):
@@ -603,7 +638,7 @@ def check_activation(part, report):
         report('unchanged', part.name, 'changes-input', (
             f'{part.name}.forward overwrites its input, which still belongs to the layer before: '
             + mistakes.numbers(given, a) + ' in the input.'))
-    check_value(part, a, z, tolerance, report)
+    value = check_value(part, a, z, tolerance, report)
     slope, smooth = slope_of(part.forward, a)
     delta = normal(*a.shape, seed=10)
     given = delta.copy()
@@ -616,8 +651,9 @@ def check_activation(part, report):
         report('unchanged', part.name, 'changes-gradient', (
             f'{part.name}.backward overwrites the gradient that it was given: '
             + mistakes.numbers(given, delta) + ' in the gradient.'))
-    judge_activation(report, part.name, a, z, slope, smooth, delta,
-                     of_size(result, a.size), Slope(part.forward), takes)
+    if value:
+        judge_activation(report, part.name, a, z, slope, smooth, delta,
+                         of_size(result, a.size), Slope(part.forward), takes)
     check_overflow(part, report)
 
 
@@ -705,7 +741,7 @@ class LossClass(object):
         fed = given
         if self.make_softmax:
             before = self.make_softmax()
-            fed = find.method(before, find.FORWARD)(given)
+            fed = find.call(before, 'forward', given)
         result = self.call_forward(loss, fed, target, len(labels))
         answer = read_loss(result, layout, len(labels), self.classes)
         if self.make_softmax:
@@ -725,7 +761,8 @@ class LossClass(object):
         known = dict(find.CONSTANTS, rows=rows, input=fed, target=target)
         named, more = find.parameters(forward)
         alone = len(named) == 1 and not more
-        result = forward(*find.arguments(forward, known, (fed,) if alone else (fed, target)))
+        values = find.arguments(forward, known, (fed,) if alone else (fed, target))
+        result = find.call(loss, 'forward', *values)
         if result is None:
             raise NotFinished('forward returns None')
         for name in dir(loss) if alone else ():
@@ -746,7 +783,8 @@ class LossClass(object):
         if len(required) == 1:
             known.update(loss=answer['loss'], grad=1.0)
             spare = (target,)
-        return of_size(backward(*find.arguments(backward, known, (), spare)), fed.size)
+        values = find.arguments(backward, known, (), spare)
+        return of_size(find.call(loss, 'backward', *values), fed.size)
 
     def through_softmax(self, before, got, predict, target, layout):
         """The gradient for the logits: y - t with a factor already is, others go on backward."""
@@ -756,7 +794,7 @@ class LossClass(object):
         if mistakes.factor(layout.ours(got, len(predict)), predict - target, 1e-3) is not None:
             return got
         backward = find.method(before, find.BACKWARD)
-        return of_size(backward(got) if backward else got, got.size)
+        return of_size(find.call(before, 'backward', got) if backward else got, got.size)
 
 
 def changes(given, kept, target, target_kept):
@@ -804,7 +842,10 @@ def check_loss(probe, report):
         mean = -np.log(answer['predict'][np.arange(rows), labels]).mean()
     ratio = check_loss_value(probe, report, answer['loss'], mean, logits, labels, soft)
     check_loss_gradient(probe, report, answer, logits, labels, ratio if soft else None)
-    check_large_logits(probe, report)
+    if soft or answer['predict'] is None:
+        check_large_logits(probe, report)
+    else:
+        check_sure(probe, report, np.zeros(rows, int))
 
 
 def check_softmax(probe, report, predict, expected, logits):
@@ -956,10 +997,7 @@ def check_large_logits(probe, report):
     predict = answer['predict']
     large = predict if predict is not None else answer['loss']
     if not np.isfinite(large).all():
-        report('loss.large', probe.name, 'softmax-overflow', (
-            'Logits (1000, 0, 0, ...): got nan, expected 1, 0, 0, ... exp(1000) is inf, and '
-            'inf / inf is nan. softmax(a) = softmax(a - c) for any c, so c can be the largest '
-            'logit of the row.'))
+        report('loss.large', probe.name, 'softmax-overflow', OVERFLOW)
     elif rows > 1:
         logits = normal(rows, classes, seed=14)
         logits[0] += 900

@@ -63,7 +63,8 @@ class HandIn(object):
     def find_dense(self):
         """The layers with weights: {name of the class: Dense}."""
         for name, make, sizes in parts.fully_connected_classes(self.classes):
-            self.dense[name] = parts.Dense(name, make, *sizes)
+            if not self.is_network(name):
+                self.dense[name] = parts.Dense(name, make, *sizes)
         if not self.dense and self.driver and not self.trouble:
             self.find_dense_in_network()
 
@@ -159,12 +160,23 @@ def ask_activations(hand_in):
 
 def ask_activation(hand_in, name, cls):
     """One class, if it is an activation."""
-    part = parts.Activation(name, functools.partial(find.construct, cls))
-    a = parts.values_away_from_0(7, 5)
     named = re.search(parts.ACTIVATION_NAME, name.lower())
+    takes_name = [part for part, must in find.parameters(cls)[0]
+                  if must and find.meaning(part) == 'name']
+    kinds = ('relu', 'ReLU', 'Relu', 'RELU', 'sigmoid') if takes_name else ('relu',)
+    for kind in kinds:
+        part = parts.Activation(name, functools.partial(make_activation, cls, kind))
+        answers = Collected()
+        try:
+            if any(works_on(part, rows) for rows in parts.ROWS_TRIED[:3]):
+                parts.check_activation(part, answers.report)
+                answers.replay(hand_in.report)
+                return
+        except Exception:
+            if kind == kinds[-1]:
+                break
     try:
-        elementwise = any(works_on(part, rows) for rows in parts.ROWS_TRIED[:3])
-        if elementwise:
+        if any(works_on(part, rows) for rows in parts.ROWS_TRIED[:3]):
             parts.check_activation(part, hand_in.report)
     except (NotImplementedError, parts.NotFinished) as error:
         if named:
@@ -174,7 +186,11 @@ def ask_activation(hand_in, name, cls):
         if named:
             hand_in.report('activation.forward', name, state='unfollowed',
                            message=f'{name}: {find.describe(error)}')
-    return a
+
+
+def make_activation(cls, kind):
+    """A new activation. Some classes want the name of a function."""
+    return cls(*find.arguments(cls, dict(find.CONSTANTS, name=kind, rows=7)))
 
 
 def works_on(part, rows):
@@ -190,12 +206,13 @@ def works_on(part, rows):
 def ask_loss(hand_in):
     """Softmax, loss, its gradient, large logits: through the network, or the class alone."""
     trouble = None
-    if hand_in.driver and not hand_in.trouble:
+    if hand_in.driver and not hand_in.trouble and not hand_in.driver.slow:
         try:
             probe = network.NetworkLoss(hand_in.driver)
             collected = Collected()
             parts.check_loss(probe, collected.report)
             collected.replay(hand_in.report)
+            ask_classes(hand_in)
             return
         except Exception as error:
             trouble = error
@@ -217,6 +234,24 @@ def ask_loss(hand_in):
         'backward().' + (f' {find.describe(trouble)}' if trouble else '')))
 
 
+def ask_classes(hand_in):
+    """The loss takes other numbers of classes than that of the network."""
+    for probe in hand_in.loss_classes():
+        worked = []
+        for probe.classes in (hand_in.driver.classes, 5):
+            for probe.form in ((parts.LAYOUTS[0], 'one-hot'), (parts.LAYOUTS[0], 'labels')):
+                try:
+                    probe.fits()
+                    worked.append((probe.classes, probe.form))
+                except Exception:
+                    continue
+        known = {classes for classes, _ in worked}
+        if known == {hand_in.driver.classes} and hand_in.driver.classes != 5:
+            hand_in.report('rows', probe.name, 'one-batch-size', (
+                f'{probe.name} works for {probe.classes} classes, but not for 5: take the number '
+                'of classes from the input.'))
+
+
 class Collected(object):
     """Keeps answers until all questions of a part have worked."""
 
@@ -235,7 +270,7 @@ class Collected(object):
 
 def ask_segments(hand_in):
     """What the network does between its layers, to the values and to the gradients."""
-    if hand_in.trouble or not hand_in.dense:
+    if hand_in.trouble or not hand_in.dense or hand_in.driver.slow:
         return
     for name in network.classes_that_take_values(hand_in.driver):
         hand_in.report('activation.backward', name, inside=True)
