@@ -30,7 +30,7 @@ MEANINGS = (
     ('grad', r'grad|delta|dout|^d[a-z]?$|upstream|^err|^d_|^dl?_?d|residual'),
     ('target', r'target|label|truth|^gt|^t$|^y$|true|^ans|onehot|one_hot|^tar'),
     ('loss', r'loss'),
-    ('predict', r'pred|prob|hat|^out|^y_?p|softmax|logit'),
+    ('predict', r'pred|prob|hat|^out|^y_?p|softmax|logit|class'),
     ('input', r'^x|input|data|^im|inp|^z$|^a$|feature|^h\d?$'),
     ('training', r'train|^mode|^flag|bias|^use|^with|^add'),
     ('rows', r'batch|^n$|^m$'),
@@ -172,7 +172,9 @@ def module_names(folder):
 
 
 def load(folder, definitions_only=False):
-    """Import the hand-in -> its classes {name: class} and a sentence on what stood in the way.
+    """Import the hand-in -> its classes {name: class}, its function softmax or None, a note.
+
+    The note is a sentence on what stood in the way.
 
     Raises what the import raises, if also the definitions alone cannot be imported.
     """
@@ -197,7 +199,9 @@ def load(folder, definitions_only=False):
         modules = [importlib.import_module(f'{PACKAGE}.{name}') for name in names]
     if missing:
         note += f'Not installed here: {", ".join(missing)}. '
-    return own_classes(modules), note
+    functions = [getattr(module, 'softmax', None) for module in modules]
+    softmax = [function for function in functions if inspect.isfunction(function)]
+    return own_classes(modules), softmax[0] if softmax else None, note
 
 
 def forget_modules(folder):

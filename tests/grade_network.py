@@ -58,9 +58,10 @@ class Driver(object):
         result = find.call(net, 'forward', *find.arguments(forward, self.known, (given, target)))
         if result is None:
             raise ask.NotFinished(f'{self.name}.forward returns None')
-        layout = ask.LAYOUTS[1] if self.form[1] == 'columns' else ask.LAYOUTS[0]
-        answer = ask.read_loss(result, layout, len(x), self.classes)
         raw = ask.of_size(result, len(x) * self.classes)
+        columns = raw is not None and raw.shape == (self.classes, len(x)) != raw.shape[::-1]
+        layout = ask.LAYOUTS[1] if columns else ask.LAYOUTS[0]
+        answer = ask.read_loss(result, layout, len(x), self.classes)
         if raw is not None:
             self.known['predict'] = raw
         if answer['loss'] is None:
@@ -589,9 +590,9 @@ def check_gradients(driver, parameters, report, seconds=2.5):
             continue
         finer = np.array([derivative(driver, net, batch, array, index, step / 50)
                           for index in chosen])
-        smooth = np.abs(finer - numeric) <= 1e-2 * np.abs(numeric).max() + 1e-9
-        if smooth.sum() > 1 and not mistakes.close(analytic[smooth], numeric[smooth], tolerance):
-            wrong.append((parameter, analytic[smooth], numeric[smooth]))
+        numeric = np.where(abs(finer - analytic) < abs(numeric - analytic), finer, numeric)
+        if not mistakes.close(analytic, numeric, 2 * tolerance):      # no kink of ReLU is near
+            wrong.append((parameter, analytic, numeric))
     tell_gradients(report, driver, wrong, asked)
     if asked and not wrong:
         check_fresh(driver, parameters, report)
@@ -612,7 +613,7 @@ def check_fresh(driver, parameters, report):
         except Exception:
             return
     for first, second in zip(*seen):
-        if first.any() and first.shape == second.shape and mistakes.close(second, 2 * first, 1e-3):
+        if np.abs(first).max() > 1e-9 and first.shape == second.shape and mistakes.close(second, 2 * first, 1e-3):
             report('network.gradient', driver.name, 'other', (
                 'The gradients of the last batch are still in those of the next one: each '
                 'backward adds to them, and nothing sets them to 0. The second time: '
@@ -888,3 +889,56 @@ def check_twenty(driver, report, seconds=1.5):
             return
     report('twenty', driver.name, state='note', message=(
         f'{best} of {count} images were learnt in {seconds:g} seconds.'))
+
+
+# Training -----------------------------------------------------------------------------------------
+
+def check_training(driver, report, path, seconds=600.0):
+    """The handout's loop on train.csv: 80 % of 2,000 rows that it was not trained on."""
+    import pandas
+    rows = pandas.read_csv(path, header=None, nrows=22000).values
+    pixels, labels = rows[:, 1:], rows[:, 0].astype(int)
+    if pixels.shape[1] != driver.batch(1)[0].shape[1] or labels.max() >= driver.classes:
+        report('train', driver.name, state='note', message='The data has other sizes.')
+        return
+    trials = [(short_training(driver, pixels / scale, labels, lr, 150)[0], scale, lr)
+              for scale in (1, 255) for lr in (0.1, 0.01, 6e-4)]
+    _, scale, lr = max(trials)
+    accuracy, epochs = short_training(driver, pixels / scale, labels, lr, 10 ** 6, seconds)
+    words = (f'{accuracy:.1f} % after {epochs} epochs, with pixels divided by {scale} and a '
+             f'learning rate of {lr:g}')
+    if accuracy >= 80:
+        report('train', driver.name, message=words)
+    else:
+        report('train', driver.name, state='note', message=f'Got {words}, expected 80 %.')
+
+
+def short_training(driver, pixels, labels, lr, steps, seconds=20.0):
+    """Train on all but the last 2,000 rows -> the accuracy on these, and the epochs."""
+    net = driver.make()
+    end = time.time() + seconds
+    size = 50 if driver.rows in (7, 3) else driver.rows
+    count = len(pixels) - 2000
+    done = 0
+    accuracy = 0.0
+    for epoch in range(1, 31):
+        for start in range(0, count - size, size):
+            driver.forward(net, pixels[start:start + size], labels[start:start + size])
+            driver.backward(net)
+            driver.update(net, lr)
+            done += 1
+            if done >= steps or time.time() > end:
+                break
+        accuracy = score(driver, net, pixels[count:], labels[count:], size)
+        if done >= steps or time.time() > end or accuracy >= 80:
+            break
+    return accuracy, epoch
+
+
+def score(driver, net, pixels, labels, size):
+    """The percentage of right predictions."""
+    hits = 0
+    for start in range(0, len(pixels), size):
+        answer = driver.forward(net, pixels[start:start + size], labels[start:start + size])
+        hits += np.sum(answer['predict'].argmax(axis=1) == labels[start:start + size])
+    return 100 * hits / len(pixels)

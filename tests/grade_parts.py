@@ -249,6 +249,9 @@ def fully_connected_classes(classes):
 
 def construct_from_arrays(cls, inputs, outputs):
     """Make a layer from its weight and its bias, for classes that take them."""
+    names = [name.lower() for name, must in find.parameters(cls)[0] if must]
+    if len(names) != 2 or not names[0].startswith('w') or not names[1].startswith('b'):
+        raise LookupError('takes no arrays')
     return cls(normal(inputs, outputs), normal(outputs))
 
 
@@ -963,7 +966,8 @@ def check_loss_gradient(probe, report, answer, logits, labels, ratio):
 def fixed_divisor(probe, got, scale, rows, classes):
     """True if the gradient is divided by one number, whatever the number of rows is."""
     divisor = rows / scale
-    if divisor < 1.5 or abs(divisor - round(divisor)) > 1e-2 or round(divisor) == rows:
+    if divisor < 1.5 or abs(divisor - round(divisor)) > 1e-2 or (
+            round(divisor) in (rows, classes)):
         return False
     logits = normal(2 * rows, classes, seed=13)
     labels = np.arange(2 * rows) % classes

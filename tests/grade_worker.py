@@ -22,8 +22,6 @@ import find_parts as find           # noqa: E402
 import grade_network as network     # noqa: E402
 import grade_parts as parts         # noqa: E402
 
-QUESTIONS = ('layers', 'activations', 'loss', 'segments', 'gradients', 'update', 'rows', 'step',
-             'twenty')
 MEMORY = 4 * 2 ** 30
 
 
@@ -38,6 +36,7 @@ class HandIn(object):
         self.classes = classes
         self.write = write
         self.dense = {}
+        self.softmax = None         # a function of this name
         self.driver = None
         self.trouble = None         # why the network cannot be followed
 
@@ -225,6 +224,7 @@ def ask_loss(hand_in):
             parts.check_loss(probe, hand_in.report)
             return
         except (NotImplementedError, parts.NotFinished) as error:
+            ask_softmax(hand_in)
             hand_in.report('loss', probe.name, 'not-finished', str(error) or 'not written yet')
             return
         except Exception as error:
@@ -232,6 +232,21 @@ def ask_loss(hand_in):
     hand_in.report('loss', '', state='unfollowed', message=(
         'No loss was found that can be asked: write a class with forward(input, target) and '
         'backward().' + (f' {find.describe(trouble)}' if trouble else '')))
+
+
+def ask_softmax(hand_in):
+    """A function softmax, while the loss is not finished."""
+    if hand_in.softmax is None:
+        return
+    logits = parts.normal(7, 5)
+    try:
+        got = hand_in.softmax(logits.copy())
+    except NotImplementedError as error:
+        hand_in.report('softmax', 'softmax', 'not-finished', str(error))
+        return
+    expected = parts.softmax(logits)[0]
+    parts.compare(hand_in.report, 'softmax', 'softmax', got, expected,
+                  parts.mistakes.softmax_suspects(logits), 1e-6)
 
 
 def ask_classes(hand_in):
@@ -248,8 +263,8 @@ def ask_classes(hand_in):
         known = {classes for classes, _ in worked}
         if known == {hand_in.driver.classes} and hand_in.driver.classes != 5:
             hand_in.report('rows', probe.name, 'one-batch-size', (
-                f'{probe.name} works for {probe.classes} classes, but not for 5: take the number '
-                'of classes from the input.'))
+                f'{probe.name} works for {hand_in.driver.classes} classes, but not for 5: take the '
+                'number of classes from the input.'))
 
 
 class Collected(object):
@@ -343,11 +358,17 @@ def ask_step(hand_in):
 
 def ask_twenty(hand_in):
     """Twenty images by heart."""
-    if not hand_in.trouble:
+    if not hand_in.trouble and not hand_in.driver.slow:
         network.check_twenty(hand_in.driver, hand_in.report)
 
 
-ASK = {'layers': ask_layers, 'activations': ask_activations, 'loss': ask_loss,
+def ask_train(hand_in):
+    """The handout's loop reaches 80 % on the lab's data."""
+    if not hand_in.trouble:
+        network.check_training(hand_in.driver, hand_in.report, hand_in.train_csv)
+
+
+ASK = {'train': ask_train, 'layers': ask_layers, 'activations': ask_activations, 'loss': ask_loss,
        'segments': ask_segments, 'gradients': ask_gradients, 'update': ask_update,
        'rows': ask_rows, 'step': ask_step, 'twenty': ask_twenty}
 TASK_OF = {'layers': 'dense.forward', 'activations': 'activation.forward', 'loss': 'loss',
@@ -380,7 +401,7 @@ def prepare(folder, settings, write):
     """Import the hand-in and find its parts -> HandIn, or None after a report."""
     write({'now': 'import'})
     try:
-        classes, note = find.load(folder, settings.get('definitions_only', False))
+        classes, softmax, note = find.load(folder, settings.get('definitions_only', False))
     except (Exception, SystemExit) as error:
         write({'task': 'import', 'part': '', 'state': 'unfollowed', 'mistake': None,
                'message': f'The import stops with {find.describe(error)}: the files are to hold '
@@ -389,6 +410,8 @@ def prepare(folder, settings, write):
     if note:
         write({'task': 'import', 'part': '', 'state': 'note', 'mistake': None, 'message': note})
     hand_in = HandIn(classes, write)
+    hand_in.softmax = softmax
+    hand_in.train_csv = settings.get('train_csv')
     write({'now': 'network'})
     if not settings.get('without_network'):
         hand_in.find_network()

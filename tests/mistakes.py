@@ -295,6 +295,9 @@ def loss_gradient_suspects(predict, target, numeric):
     yield 'loss-gradient-times-n', rows * numeric, (
         f'1/N is missing, here 1/{rows}: the loss is a mean over N rows, so its gradient is one, '
         f'too: {rule}. As it is, the step grows with the size of the batch.')
+    yield 'loss-gradient-times-n', rows / classes * numeric, (
+        f'It is divided by the number of classes, {classes}, and not by that of rows, {rows}: '
+        f'{rule}.')
     for number in (-1, -rows, 1 / rows, 2, 0.5, 1 / classes, classes, rows * classes):
         words = name_factor(number, rows, classes)
         yield 'loss-gradient-other-function', number * numeric, (
