@@ -165,6 +165,10 @@ def go_on(lines, stopped, settings):
     if step == 'network':
         settings['without_network'] = True
         return [answer('network.forward', f'Making or calling the network {stopped}.')]
+    if step == 'loss' and not settings.get('loss_alone'):
+        settings['loss_alone'] = True      # ask the class of the loss in place of the network
+        settings['questions'] = [name for name in settings['questions'] if name not in done]
+        return []
     settings['questions'] = [name for name in settings['questions']
                              if name not in done and name != step]
     return [answer(step, f'The question "{step}" {stopped}.')]

@@ -18,6 +18,9 @@ DENSE_NAME = r'full|connect|linear|dense|affine|^fc'
 ACTIVATION_NAME = r'relu|sigmoid|tanh|activ|elu$|swish|silu|softplus|mish'
 
 
+RETURNS_NONE = 'forward returns None, expected the output: is a return missing?'
+
+
 class NotFinished(Exception):
     """A part returns None, or says itself that it is not written yet."""
 
@@ -114,7 +117,7 @@ class Dense(object):
         """x (N, D) -> the output (N, M). NotFinished if nothing comes."""
         result = self.call_forward(layer, self.layout.theirs(x))
         if result is None:
-            raise NotFinished('forward returns None')
+            raise NotFinished(RETURNS_NONE)
         output = of_size(result, len(x) * self.outputs)
         if output is None:
             raise Unfollowed(f'{self.name}.forward gives {describe_shapes(result)} for an input '
@@ -275,6 +278,7 @@ def check_dense(part, report):
         x = np.column_stack([x, np.ones(part.rows)])
     kept = given.copy()
     output = of_size(part.call_forward(layer, given), part.rows * part.outputs)
+    part.shape = output.shape
     output = np.array(part.layout.ours(output, part.rows))
     tolerance = tolerance_of(output)
     if part.absorbed and not mistakes.close(output, x @ weight, tolerance):
@@ -314,7 +318,7 @@ INSIDE = (lambda a: softmax(a)[0], lambda a: 1 / (1 + np.exp(-a)), np.tanh,
 def check_dense_backward(part, layer, x, weight, scale, report):
     """The three gradients of a Dense after its forward. `x` is the input times `scale`."""
     delta = normal(part.rows, part.outputs, seed=7)
-    given = part.layout.theirs(delta)
+    given = part.layout.theirs(delta).reshape(part.shape)
     kept = given.copy()
     before = copy.deepcopy(find.arrays(layer))
     numbers_before = scalars(layer)
@@ -330,26 +334,25 @@ def check_dense_backward(part, layer, x, weight, scale, report):
         report('unchanged', part.name, 'changes-gradient', (
             f'{part.name}.backward overwrites the gradient that it was given.'))
     if not mistakes.close(after[part.weight], before[part.weight], 1e-12):
-        got = np.asarray(after[part.weight]).ravel()
         report('dense.weight_grad', part.name, 'update-in-backward', (
             'backward already moves the weights. Forward and backward only compute; the step '
             'w - lr dE/dw belongs to update, after all gradients are known. '
-            + mistakes.numbers(got, before[part.weight].ravel())))
+            + mistakes.numbers(after[part.weight], before[part.weight])))
+        return
+    exact = x.T @ delta
+    found = part.weight_grad = weight_gradient(part, before, after, result, exact)
+    got = found if found is None else find_value(layer, result, found)
+    if got is not None and got.shape != exact.shape and part.transposed:
+        got = got.T
+    if got is not None and np.shape(got) == (part.rows,) + exact.shape and mistakes.close(
+            got.sum(axis=0), exact, tolerance):
+        report('dense.weight_grad', part.name, state='note',
+               message='One gradient for each row is kept, for update to sum.')
     else:
-        exact = x.T @ delta
-        found = part.weight_grad = weight_gradient(part, before, after, result, exact)
-        got = found if found is None else find_value(layer, result, found)
-        if got is not None and got.shape != exact.shape and part.transposed:
-            got = got.T
-        if got is not None and np.shape(got) == (part.rows,) + exact.shape and mistakes.close(
-                got.sum(axis=0), exact, tolerance):
-            report('dense.weight_grad', part.name, state='note',
-                   message='One gradient for each row is kept, for update to sum.')
-        else:
-            compare(report, 'dense.weight_grad', part.name, got, exact,
-                    mistakes.weight_grad_suspects(x, delta, weight), tolerance, finished)
-            check_bias_gradient(part, layer, before, numbers_before, result, delta, finished,
-                                report)
+        compare(report, 'dense.weight_grad', part.name, got, exact,
+                mistakes.weight_grad_suspects(x, delta, weight), tolerance, finished)
+        check_bias_gradient(part, layer, before, numbers_before, result, delta, finished,
+                            report)
     weight = scale * weight
     if part.absorbed:
         column = int(x[0, -1] != 1)
@@ -500,7 +503,7 @@ class Activation(object):
         known = dict(find.CONSTANTS, input=a, rows=len(a))
         result = find.call(layer, 'forward', *find.arguments(forward, known, (a,)))
         if result is None:
-            raise NotFinished('forward returns None')
+            raise NotFinished(RETURNS_NONE)
         return of_size(result, a.size)
 
     def backward(self, layer, a, delta):
@@ -751,7 +754,11 @@ class LossClass(object):
             answer['predict'] = np.array(layout.ours(fed, len(labels)))
         answer['changes'] = changes(given, kept, target, target_kept)
         if gradient:
-            got = self.call_backward(loss, fed, target, answer, layout)
+            got = None
+            try:
+                got = self.call_backward(loss, fed, target, answer, layout)
+            except NotImplementedError as error:
+                answer['unfinished'] = str(error)
             if self.make_softmax and got is not None:
                 got = self.through_softmax(before, got, answer['predict'], target, layout)
             answer['gradient'] = None if got is None else layout.ours(got, len(labels))
@@ -929,7 +936,8 @@ def check_loss_gradient(probe, report, answer, logits, labels, ratio):
     predict, _ = softmax(logits)
     mean_gradient = (predict - target) / rows
     if got is None:
-        report('loss.gradient', probe.name, 'not-finished', 'No gradient was found.')
+        report('loss.gradient', probe.name, 'not-finished', answer.get('unfinished') or (
+            'backward returns no gradient of the size of the logits yet.'))
         return
     got = np.asarray(got, np.float64)
     tolerance = max(2e-4, tolerance_of(answer['gradient']))

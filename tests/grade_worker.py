@@ -37,6 +37,7 @@ class HandIn(object):
         self.write = write
         self.dense = {}
         self.softmax = None         # a function of this name
+        self.loss_in_network = True
         self.driver = None
         self.trouble = None         # why the network cannot be followed
 
@@ -205,7 +206,7 @@ def works_on(part, rows):
 def ask_loss(hand_in):
     """Softmax, loss, its gradient, large logits: through the network, or the class alone."""
     trouble = None
-    if hand_in.driver and not hand_in.trouble and not hand_in.driver.slow:
+    if hand_in.loss_in_network and not hand_in.trouble and not hand_in.driver.slow:
         try:
             probe = network.NetworkLoss(hand_in.driver)
             collected = Collected()
@@ -411,6 +412,7 @@ def prepare(folder, settings, write):
         write({'task': 'import', 'part': '', 'state': 'note', 'mistake': None, 'message': note})
     hand_in = HandIn(classes, write)
     hand_in.softmax = softmax
+    hand_in.loss_in_network = not settings.get('loss_alone')
     hand_in.train_csv = settings.get('train_csv')
     write({'now': 'network'})
     if not settings.get('without_network'):
