@@ -15,6 +15,7 @@ import mistakes
 SIZES = (5, 4)                          # inputs and outputs of a layer that is made for a check
 ROWS_TRIED = (7, 10, 1, 32, 64, 100, 128, 50, 20, 16, 200, 256)
 DENSE_NAME = r'full|connect|linear|dense|affine|^fc'
+OTHER_NAME = r'drop|norm|pool|flat|reshape|scal|augment|loss|conv|optim'
 ACTIVATION_NAME = r'relu|sigmoid|tanh|activ|elu$|swish|silu|softplus|mish'
 
 
@@ -555,6 +556,8 @@ def is_elementwise(part, a):
     if z is None or z.dtype.kind not in 'fiub' or mistakes.close(z, a):
         return False
     z = np.array(z)
+    if np.ptp(np.array(part.forward(a + 1), np.float64) - z) < 1e-6:
+        return False      # a scaling of the input
     if not np.array_equal(z, part.forward(a.copy())):
         return False      # random numbers, as in dropout
     other = a.copy()

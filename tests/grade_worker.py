@@ -55,6 +55,8 @@ class HandIn(object):
         if self.driver is None:
             self.trouble = NoNetwork('There is no network, so only its parts were asked.')
             return
+        losses = self.loss_classes()
+        self.driver.make_loss = losses[0].make if losses else None
         try:
             self.driver.find_form()
         except Exception as error:
@@ -154,6 +156,8 @@ def ask_activations(hand_in):
         if name in hand_in.dense or hand_in.is_network(name) or hand_in.is_base(cls):
             continue
         if not find.method(cls, find.FORWARD) or not find.method(cls, find.BACKWARD):
+            continue
+        if re.search(parts.OTHER_NAME, name.lower()):
             continue
         ask_activation(hand_in, name, cls)
 
@@ -342,7 +346,7 @@ def ask_update(hand_in):
     """Three steps of update."""
     if hand_in.trouble:
         return
-    network.check_update(hand_in.driver, parameters(hand_in), hand_in.report, '')
+    network.check_update(hand_in.driver, parameters(hand_in), hand_in.report)
 
 
 def ask_rows(hand_in):
