@@ -12,15 +12,20 @@ import re
 import sys
 import warnings
 
-for name in ('OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'OMP_NUM_THREADS'):
-    os.environ[name] = '1'      # before NumPy is imported
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import numpy as np
 
-import numpy as np                  # noqa: E402
-
-import find_parts as find           # noqa: E402
-import grade_network as network     # noqa: E402
-import grade_parts as parts         # noqa: E402
+import find_parts as find
+import mistakes
+from grade_activations import (ACTIVATION_NAME, OTHER_NAME, Activation, check_activation,
+                               is_elementwise, values_away_from_0)
+from grade_driver import find_network
+from grade_gradients import check_backward_moves_nothing, check_gradients, find_parameters
+from grade_inside import NetworkLoss, check_segment, classes_that_take_values, segments
+from grade_layers import Dense, check_dense, fully_connected_classes
+from grade_learning import check_rows, check_step, check_training, check_twenty
+from grade_loss import LossClass, check_loss
+from grade_parts import LAYOUTS, ROWS_TRIED, NotFinished, Unfollowed, compare, normal, softmax
+from grade_update import check_update
 
 MEMORY = 4 * 2 ** 30
 
@@ -51,7 +56,7 @@ class HandIn(object):
 
     def find_network(self):
         """Find the network's class and its form. `trouble` is the exception if this fails."""
-        self.driver = network.find_network(self.classes)
+        self.driver = find_network(self.classes)
         if self.driver is None:
             self.trouble = NoNetwork('There is no network, so only its parts were asked.')
             return
@@ -64,9 +69,9 @@ class HandIn(object):
 
     def find_dense(self):
         """The layers with weights: {name of the class: Dense}."""
-        for name, make, sizes in parts.fully_connected_classes(self.classes):
+        for name, make, sizes in fully_connected_classes(self.classes):
             if not self.is_network(name):
-                self.dense[name] = parts.Dense(name, make, *sizes)
+                self.dense[name] = Dense(name, make, *sizes)
         if not self.dense and self.driver and not self.trouble:
             self.find_dense_in_network()
 
@@ -80,7 +85,7 @@ class HandIn(object):
                 continue
             for sizes in (shapes[0], shapes[0][::-1]):
                 make = functools.partial(take_layer, self.driver, path)
-                part = parts.Dense(name, make, *sizes)
+                part = Dense(name, make, *sizes)
                 try:
                     part.find_arrays()
                 except Exception:
@@ -100,7 +105,7 @@ class HandIn(object):
             looks = re.search('loss|entropy|criterion|^ce$', name.lower())
             makes_loss = any('loss' in part.lower() for part in vars(cls))
             if looks and (len(required) == 2 or more or makes_loss):
-                found.append(parts.LossClass(name, functools.partial(find.construct, cls),
+                found.append(LossClass(name, functools.partial(find.construct, cls),
                                              self.softmax_class()))
         return found
 
@@ -117,8 +122,8 @@ class HandIn(object):
         """The layouts to try, that of the layers first."""
         columns = [part.layout.name == 'columns' for part in self.dense.values()]
         if columns and all(columns):
-            return parts.LAYOUTS[1::-1]
-        return parts.LAYOUTS[:1] + parts.LAYOUTS[2:] if columns else parts.LAYOUTS
+            return LAYOUTS[1::-1]
+        return LAYOUTS[:1] + LAYOUTS[2:] if columns else LAYOUTS
 
     def is_network(self, name):
         """True for the class of the network."""
@@ -144,7 +149,7 @@ def ask_layers(hand_in):
             'out_features), forward(input) and backward(output_grad).'))
     for part in hand_in.dense.values():
         try:
-            parts.check_dense(part, hand_in.report)
+            check_dense(part, hand_in.report)
         except Exception as error:
             hand_in.report('dense.forward', part.name, state='unfollowed',
                            message=f'{part.name}: {find.describe(error)}')
@@ -157,32 +162,32 @@ def ask_activations(hand_in):
             continue
         if not find.method(cls, find.FORWARD) or not find.method(cls, find.BACKWARD):
             continue
-        if re.search(parts.OTHER_NAME, name.lower()):
+        if re.search(OTHER_NAME, name.lower()):
             continue
         ask_activation(hand_in, name, cls)
 
 
 def ask_activation(hand_in, name, cls):
     """One class, if it is an activation."""
-    named = re.search(parts.ACTIVATION_NAME, name.lower())
+    named = re.search(ACTIVATION_NAME, name.lower())
     takes_name = [part for part, must in find.parameters(cls)[0]
                   if must and find.meaning(part) == 'name']
     kinds = ('relu', 'ReLU', 'Relu', 'RELU', 'sigmoid') if takes_name else ('relu',)
     for kind in kinds:
-        part = parts.Activation(name, functools.partial(make_activation, cls, kind))
+        part = Activation(name, functools.partial(make_activation, cls, kind))
         answers = Collected()
         try:
-            if any(works_on(part, rows) for rows in parts.ROWS_TRIED[:3]):
-                parts.check_activation(part, answers.report)
+            if any(works_on(part, rows) for rows in ROWS_TRIED[:3]):
+                check_activation(part, answers.report)
                 answers.replay(hand_in.report)
                 return
         except Exception:
             if kind == kinds[-1]:
                 break
     try:
-        if any(works_on(part, rows) for rows in parts.ROWS_TRIED[:3]):
-            parts.check_activation(part, hand_in.report)
-    except (NotImplementedError, parts.NotFinished) as error:
+        if any(works_on(part, rows) for rows in ROWS_TRIED[:3]):
+            check_activation(part, hand_in.report)
+    except (NotImplementedError, NotFinished) as error:
         if named:
             hand_in.report('activation.forward', name, 'not-finished',
                            str(error) or 'not written yet')
@@ -200,8 +205,8 @@ def make_activation(cls, kind):
 def works_on(part, rows):
     """True if the class is elementwise for this number of rows."""
     try:
-        return parts.is_elementwise(part, parts.values_away_from_0(rows, 5))
-    except (NotImplementedError, parts.NotFinished):
+        return is_elementwise(part, values_away_from_0(rows, 5))
+    except (NotImplementedError, NotFinished):
         raise
     except Exception:
         return False
@@ -212,9 +217,9 @@ def ask_loss(hand_in):
     trouble = None
     if hand_in.loss_in_network and not hand_in.trouble and not hand_in.driver.slow:
         try:
-            probe = network.NetworkLoss(hand_in.driver)
+            probe = NetworkLoss(hand_in.driver)
             collected = Collected()
-            parts.check_loss(probe, collected.report)
+            check_loss(probe, collected.report)
             collected.replay(hand_in.report)
             ask_classes(hand_in)
             return
@@ -226,9 +231,9 @@ def ask_loss(hand_in):
                 if part.bias is None:
                     part.find_arrays()
             probe.find_form(hand_in.layouts())
-            parts.check_loss(probe, hand_in.report)
+            check_loss(probe, hand_in.report)
             return
-        except (NotImplementedError, parts.NotFinished) as error:
+        except (NotImplementedError, NotFinished) as error:
             ask_softmax(hand_in)
             hand_in.report('loss', probe.name, 'not-finished', str(error) or 'not written yet')
             return
@@ -243,15 +248,15 @@ def ask_softmax(hand_in):
     """A function softmax, while the loss is not finished."""
     if hand_in.softmax is None:
         return
-    logits = parts.normal(7, 5)
+    logits = normal(7, 5)
     try:
         got = hand_in.softmax(logits.copy())
     except NotImplementedError as error:
         hand_in.report('softmax', 'softmax', 'not-finished', str(error))
         return
-    expected = parts.softmax(logits)[0]
-    parts.compare(hand_in.report, 'softmax', 'softmax', got, expected,
-                  parts.mistakes.softmax_suspects(logits), 1e-6)
+    expected = softmax(logits)[0]
+    compare(hand_in.report, 'softmax', 'softmax', got, expected,
+                  mistakes.softmax_suspects(logits), 1e-6)
 
 
 def ask_classes(hand_in):
@@ -259,7 +264,7 @@ def ask_classes(hand_in):
     for probe in hand_in.loss_classes():
         worked = []
         for probe.classes in (hand_in.driver.classes, 5):
-            for probe.form in ((parts.LAYOUTS[0], 'one-hot'), (parts.LAYOUTS[0], 'labels')):
+            for probe.form in ((LAYOUTS[0], 'one-hot'), (LAYOUTS[0], 'labels')):
                 try:
                     probe.fits()
                     worked.append((probe.classes, probe.form))
@@ -292,11 +297,11 @@ def ask_segments(hand_in):
     """What the network does between its layers, to the values and to the gradients."""
     if hand_in.trouble or not hand_in.dense or hand_in.driver.slow:
         return
-    for name in network.classes_that_take_values(hand_in.driver):
+    for name in classes_that_take_values(hand_in.driver):
         hand_in.report('activation.backward', name, inside=True)
-    for segment in network.segments(hand_in.driver, set(hand_in.dense)):
+    for segment in segments(hand_in.driver, set(hand_in.dense)):
         try:
-            network.check_segment(segment, functools.partial(hand_in.report, inside=True))
+            check_segment(segment, functools.partial(hand_in.report, inside=True))
         except Exception:
             continue
 
@@ -313,8 +318,8 @@ def ask_gradients(hand_in):
         hand_in.report('unchanged', hand_in.driver.name, 'changes-input', (
             f'The network overwrites its {words}, so the next epoch sees other numbers.'))
     known = parameters(hand_in)
-    if network.check_backward_moves_nothing(hand_in.driver, known, hand_in.report):
-        network.check_gradients(hand_in.driver, known, hand_in.report)
+    if check_backward_moves_nothing(hand_in.driver, known, hand_in.report):
+        check_gradients(hand_in.driver, known, hand_in.report)
 
 
 def parameters(hand_in):
@@ -322,10 +327,10 @@ def parameters(hand_in):
     for part in hand_in.dense.values():
         if not hasattr(part, 'weight_grad'):
             try:
-                parts.check_dense(part, Collected().report)
+                check_dense(part, Collected().report)
             except Exception:
                 continue
-    return network.find_parameters(hand_in.driver, hand_in.dense)
+    return find_parameters(hand_in.driver, hand_in.dense)
 
 
 def tell_trouble(hand_in, task):
@@ -335,7 +340,7 @@ def tell_trouble(hand_in, task):
         return False
     if isinstance(error, NoNetwork):
         hand_in.report(task, 'Network', state='note', message=str(error))
-    elif isinstance(error, (NotImplementedError, parts.NotFinished)):
+    elif isinstance(error, (NotImplementedError, NotFinished)):
         hand_in.report(task, 'Network', 'not-finished', str(error) or 'not written yet')
     else:
         hand_in.report(task, 'Network', state='unfollowed', message=find.describe(error))
@@ -346,31 +351,31 @@ def ask_update(hand_in):
     """Three steps of update."""
     if hand_in.trouble:
         return
-    network.check_update(hand_in.driver, parameters(hand_in), hand_in.report)
+    check_update(hand_in.driver, parameters(hand_in), hand_in.report)
 
 
 def ask_rows(hand_in):
     """Any number of rows."""
     if not hand_in.trouble:
-        network.check_rows(hand_in.driver, hand_in.report)
+        check_rows(hand_in.driver, hand_in.report)
 
 
 def ask_step(hand_in):
     """One step lowers the loss."""
     if not hand_in.trouble:
-        network.check_step(hand_in.driver, hand_in.report)
+        check_step(hand_in.driver, hand_in.report)
 
 
 def ask_twenty(hand_in):
     """Twenty images by heart."""
     if not hand_in.trouble and not hand_in.driver.slow:
-        network.check_twenty(hand_in.driver, hand_in.report)
+        check_twenty(hand_in.driver, hand_in.report)
 
 
 def ask_train(hand_in):
     """The handout's loop reaches 80 % on the lab's data."""
     if not hand_in.trouble:
-        network.check_training(hand_in.driver, hand_in.report, hand_in.train_csv)
+        check_training(hand_in.driver, hand_in.report, hand_in.train_csv)
 
 
 ASK = {'train': ask_train, 'layers': ask_layers, 'activations': ask_activations, 'loss': ask_loss,
@@ -422,7 +427,7 @@ def prepare(folder, settings, write):
     if not settings.get('without_network'):
         hand_in.find_network()
     else:
-        hand_in.trouble = parts.Unfollowed('the network takes too long, or ends the process')
+        hand_in.trouble = Unfollowed('the network takes too long, or ends the process')
     hand_in.find_dense()
     return hand_in
 
@@ -441,7 +446,7 @@ def main(folder, results, settings):
         write({'now': question})
         try:
             ASK[question](hand_in)
-        except (NotImplementedError, parts.NotFinished) as error:
+        except (NotImplementedError, NotFinished) as error:
             hand_in.report(TASK_OF.get(question, question), '', 'not-finished',
                            str(error) or 'not written yet')
         except (Exception, SystemExit, KeyboardInterrupt) as error:

@@ -145,7 +145,8 @@ MISTAKES_MADE = {
         ('minus', [(L, ERROR, ERROR.replace('(self', '-(self', 1))])],
     'loss-changes-input': [
         ('in place', [(L, 'predict = softmax(input)',
-                       'input -= input.max(axis=1, keepdims=True)\n        predict = softmax(input)')])],
+                       'input -= input.max(axis=1, keepdims=True)\n'
+                       '        predict = softmax(input)')])],
     'bias-grad': [
         ('over the outputs', [(L, BIAS, 'output_grad.sum(axis=1, keepdims=True)')]),
         ('not summed', [(L, BIAS, 'output_grad')]),
@@ -185,7 +186,8 @@ MISTAKES_MADE = {
         ('decay', [(N, STEP, 'fc.weight -= lr * (fc.weight_grad + 0.01 * fc.weight)')])],
     'update-in-backward': [
         ('step', [(L, f'self.weight_grad = {WEIGHT}',
-                   f'self.weight_grad = {WEIGHT}\n        self.weight -= 0.01 * self.weight_grad')])],
+                   f'self.weight_grad = {WEIGHT}\n'
+                   '        self.weight -= 0.01 * self.weight_grad')])],
     'not-finished': [('None', [(L, RELU, 'pass')])],
     'other': [
         ('piles up', [(L, f'self.weight_grad = {WEIGHT}',
@@ -206,7 +208,8 @@ FORMS = {
                   (L, 'input @ self.weight', 'input @ self.weight.T'),
                   (L, 'output_grad @ self.weight.T', 'output_grad @ self.weight'),
                   (L, WEIGHT, 'output_grad.T @ self.input')],
-    'columns': [(L, BIAS, 'BIAS'), (L, 'axis=1', 'axis=0'), (L, 'randn(in_features, out_features)', 'randn(out_features, in_features)'),
+    'columns': [(L, BIAS, 'BIAS'), (L, 'axis=1', 'axis=0'),
+                (L, 'randn(in_features, out_features)', 'randn(out_features, in_features)'),
                 (L, 'np.zeros((1, out_features))', 'np.zeros((out_features, 1))'),
                 (L, 'input @ self.weight + self.bias', 'self.weight @ input + self.bias'),
                 (L, WEIGHT, 'output_grad @ self.input.T'),
@@ -237,7 +240,8 @@ FORMS = {
                     (N, 'W_grad', 'dW'), (L, 'self.bias', 'self.b'), (N, '.bias', '.b'),
                     (L, 'b_grad', 'db'), (N, 'b_grad', 'db'), (L, 'ReLU', 'ACTIVITY1'),
                     (N, 'ReLU', 'ACTIVITY1'), (N, 'self.loss', 'self.act3'),
-                    (L, 'SoftmaxWithLoss', 'SoftmaxWithCE'), (N, 'SoftmaxWithLoss', 'SoftmaxWithCE')],
+                    (L, 'SoftmaxWithLoss', 'SoftmaxWithCE'),
+                    (N, 'SoftmaxWithLoss', 'SoftmaxWithCE')],
     'class numbers': [(L, 'target * np.log(predict + 1e-12)',
                        'np.log(predict[np.arange(len(target)), target] + 1e-12)'),
                       (L, ERROR, 'grad = self.predict.copy()\n'
@@ -272,14 +276,16 @@ FORMS = {
                               '\n\nclass ReLU')],
     'momentum': [(N, STEP, 'fc.v = 0.9 * getattr(fc, "v", 0) + fc.weight_grad\n'
                   '            fc.weight -= lr * fc.v')],
-    'extra arguments': [(L, 'def forward(self, input):', 'def forward(self, input, training=True):'),
+    'extra arguments': [(L, 'def forward(self, input):',
+                         'def forward(self, input, training=True):'),
                         (N, 'def update(self, lr):', 'def update(self, lr, momentum=0.0):'),
                         (N, 'def __init__(self):', 'def __init__(self, hidden_size, n_classes):'),
                         (N, '47)', 'n_classes)')],
     'prints and old names': [(N, '        self.loss =', '        print("a network", np.int(3))\n'
-                              '        self.loss ='), (L, 'import numpy as np',
-                                                       'import numpy as np\nimport matplotlib.pyplot '
-                                                       'as plt\nfrom tqdm import tqdm')],
+                              '        self.loss ='),
+                             (L, 'import numpy as np',
+                              'import numpy as np\nimport matplotlib.pyplot as plt\n'
+                              'from tqdm import tqdm')],
     'results kept, None returned': [
         (L, 'return input @ self.weight + self.bias',
          'self.output = input @ self.weight + self.bias'),
@@ -320,7 +326,8 @@ TROUBLE = {
     'reads data': ([(N, 'from layer', 'open("data/train.csv")\nfrom layer')], 'import'),
     'dies in backward': ([(N, '        grad =', '        import os\n        os._exit(3)\n'
                            '        grad =')], 'ends the process'),
-    'huge': ([(N, 'self.act1 = ReLU()', 'self.act1 = ReLU()\n        self.x = np.ones((10 ** 12,))')],
+    'huge': ([(N, 'self.act1 = ReLU()',
+               'self.act1 = ReLU()\n        self.x = np.ones((10 ** 12,))')],
              'MemoryError'),
     'syntax': ([(L, 'class ReLU', 'class class ReLU')], 'SyntaxError'),
 }

@@ -248,7 +248,7 @@ def activation_suspects(a, z, slope, delta, slope_at):
         (a * delta, f"It is a times the gradient: {rule}."),
         (slope * delta ** 2, f'The gradient is multiplied twice: {rule}.'),
         (slope ** 2 * delta, f"h'(a) is multiplied twice: {rule}."),
-        ((1 - slope) * delta, f"It is 1 - h'(a) times the gradient: the two cases are exchanged."),
+        ((1 - slope) * delta, "It is 1 - h'(a) times the gradient: the two cases are exchanged."),
         (slope_at(-a) * delta, 'The sign of a is exchanged: ' + rule + '.'),
         ((a > 0) * delta, f"Below 0 the gradient is 0, but there h'(a) is not 0: {rule}."))
     for wrong, sentence in named:

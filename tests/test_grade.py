@@ -1,5 +1,4 @@
 """The grader: every mistake is named, no right hand-in has a finding, nothing stops it."""
-import functools
 import json
 import os
 import re
