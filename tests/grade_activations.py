@@ -123,7 +123,7 @@ def check_value(part, a, z, tolerance, report):
             worst = np.abs(ratio - 1)[a > 0].argmax()
             report('activation.forward', part.name, 'activation-value', (
                 'h(a) = a where a > 0, else slope * a, with one slope. '
-                + mistakes.numbers(z[a > 0][worst], a[a > 0][worst])))
+                + mistakes.told(z[a > 0][worst], a[a > 0][worst])))
             return False
     report('activation.forward', part.name)
     return True

@@ -105,7 +105,7 @@ def check_backward_moves_nothing(driver, parameters, report):
             report('network.gradient', driver.name, 'update-in-backward', (
                 f'backward already moves {find.path_name(path)}: it only computes gradients, and '
                 'update takes the step w - lr dE/dw after it. '
-                + mistakes.numbers(after, before[path])))
+                + mistakes.told(after, before[path])))
             return False
     return True
 
@@ -216,4 +216,4 @@ def tell_gradients(report, driver, wrong, asked):
     parameter, analytic, numeric = wrong[-1]
     report('network.gradient', driver.name, slug, (
         f'{len(wrong)} of {asked} gradients, e.g. that of {find.path_name(parameter.path)}: '
-        f'{sentence} {mistakes.numbers(analytic, numeric)}'), factors=factors, asked=asked)
+        f'{sentence} {mistakes.told(analytic, numeric)}'), factors=factors, asked=asked)

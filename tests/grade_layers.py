@@ -242,7 +242,7 @@ def check_dense_backward(part, layer, x, weight, scale, report):
         report('dense.weight_grad', part.name, 'update-in-backward', (
             'backward already moves the weights. Forward and backward only compute; the step '
             'w - lr dE/dw belongs to update, after all gradients are known. '
-            + mistakes.numbers(after[part.weight], before[part.weight])))
+            + mistakes.told(after[part.weight], before[part.weight])))
         return
     exact = x.T @ delta
     found = part.weight_grad = weight_gradient(part, before, after, result, exact)

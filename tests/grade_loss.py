@@ -194,7 +194,7 @@ def check_softmax(probe, report, predict, expected, logits):
         return True
     report('softmax', probe.name, state='note', message=(
         'The predictions are not the softmax of the numbers that the last layer gives. '
-        + mistakes.numbers(predict, expected)))
+        + mistakes.told(predict, expected)))
     return False
 
 
@@ -284,7 +284,7 @@ def check_loss_gradient(probe, report, answer, logits, labels, ratio):
     if scale is not None and fixed_divisor(probe, got, scale, rows, classes):
         report('loss.gradient', probe.name, 'one-batch-size', (
             f'It is divided by {rows / scale:.0f} for any number of rows, not by N. '
-            + mistakes.numbers(got, numeric)), scale=scale)
+            + mistakes.told(got, numeric)), scale=scale)
         return
     compare(report, 'loss.gradient', probe.name, got, numeric, suspects, tolerance)
 

@@ -107,27 +107,28 @@ def changed_paths(before, after):
 
 
 def compare(report, task, part, got, expected, suspects, tolerance, finished=True):
-    """Report a task as right, or with the likely mistake."""
-    if got is not None and np.size(got) == np.size(expected) and mistakes.close(
-            got, expected, tolerance):
+    """Report a task as right, or with the likely mistake. Returns True if it is right.
+
+    `finished` is True, or what a part says that is not written yet.
+    """
+    same_size = got is not None and np.size(got) == np.size(expected)
+    if same_size and mistakes.close(got, expected, tolerance):
         report(task, part)
         return True
-    numbers = mistakes.numbers(got, expected)
     if finished is not True and (got is None or not np.any(got)):
         report(task, part, 'not-finished', finished)
-        return
+        return False
     if got is None:
-        slug = {'dense.input_grad': 'input-grad'}.get(task, 'not-finished')
-        report(task, part, slug, f'There is nothing yet: {numbers}.')
-        return
-    scale = mistakes.factor(got, expected, tolerance)
+        slug = 'input-grad' if task == 'dense.input_grad' else 'not-finished'
+        report(task, part, slug, f'There is nothing yet: {mistakes.numbers(got, expected)}.')
+        return False
     found = mistakes.likely(got, expected, suspects, tolerance)
     if found is None:
-        found = (DEFAULTS.get(task, 'other'), mistakes.hint(got, np.reshape(expected, np.shape(got))
-                                                            if np.size(got) == np.size(expected)
-                                                            else expected))
-        found = (found[0], found[1] or 'None of the known mistakes fits.')
-    report(task, part, found[0], f'{found[1]} {numbers[0].upper()}{numbers[1:]}.', scale=scale)
+        like = np.reshape(expected, np.shape(got)) if same_size else expected
+        sentence = mistakes.hint(got, like) or 'None of the known mistakes fits.'
+        found = (DEFAULTS.get(task, 'other'), sentence)
+    scale = mistakes.factor(got, expected, tolerance)
+    report(task, part, found[0], f'{found[1]} {mistakes.told(got, expected)}', scale=scale)
     return False
 
 

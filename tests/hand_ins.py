@@ -266,6 +266,23 @@ FORMS = {
                     'self.logits = self.fc2.forward(h1)\n        return softmax(self.logits)\n\n'
                     '    def compute_loss(self, target):\n'
                     '        return self.loss.forward(self.logits, target)[1]')],
+    'loss outside': [(N, '        self.loss = SoftmaxWithLoss()\n', ''),
+                     (N, 'def forward(self, input, target):', 'def forward(self, input):'),
+                     (N, 'return self.loss.forward(self.fc2.forward(h1), target)',
+                      'return self.fc2.forward(h1)'),
+                     (N, 'def backward(self):', 'def backward(self, output_grad):'),
+                     (N, 'self.loss.backward()', 'output_grad')],
+    'layers in a list': [(N, 'h1 = self.act1.forward(self.fc1.forward(input))',
+                          'self.layers = [self.fc1, self.act1, self.fc2]\n'
+                          '        for layer in self.layers:\n'
+                          '            input = layer.forward(input)'),
+                         (N, 'self.loss.forward(self.fc2.forward(h1), target)',
+                          'self.loss.forward(input, target)'),
+                         (N, 'grad = self.act1.backward(self.fc2.backward(self.loss.backward()))\n'
+                          '        self.fc1.backward(grad)',
+                          'grad = self.loss.backward()\n'
+                          '        for layer in self.layers[::-1]:\n'
+                          '            grad = layer.backward(grad)')],
     'package': [(N, 'from layer import', 'from .layer import')],
     'model.layer': [(N, 'from layer import', 'from model.layer import')],
     'update in the layers': [(N, 'fc.weight -= lr * fc.weight_grad\n            '

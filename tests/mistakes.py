@@ -67,6 +67,12 @@ def numbers(got, expected):
     return f'got {got[worst]:.4g}, expected {expected[worst]:.4g}'
 
 
+def told(got, expected):
+    """The same as a sentence."""
+    text = numbers(got, expected)
+    return f'{text[:1].upper()}{text[1:]}.'
+
+
 def likely(got, expected, suspects, tolerance=1e-6):
     """The (slug, sentence) of the first suspect that gives `got`, or None if none does."""
     for slug, wrong, sentence in suspects:
@@ -87,17 +93,16 @@ def factor(got, expected, tolerance=1e-6):
     return number if close(got, number * expected, tolerance) else None
 
 
-def name_factor(number, rows=None, classes=None):
-    """2.0 -> 'twice', 1 / rows -> 'a 7th of' ...: how a wrong factor is read aloud."""
+def name_factor(number, rows=None, columns=None, letter='K'):
+    """2.0 -> 'twice', 1 / rows -> '1/N = 1/7 of' ...: how a wrong factor is read aloud."""
     known = [(0, '0 times'), (-1, 'minus'), (2, 'twice'), (0.5, 'half of')]
-    for count, word in ((rows, 'rows'), (classes, 'columns')):
+    for count, name in ((rows, 'N'), (columns, letter)):
         if count and count > 1:
-            known += [(count, f'{count} times (the number of {word})'),
-                      (1 / count, f'1/{count} of (1 over the number of {word})'),
-                      (-count, f'-{count} times (minus the number of {word})'),
-                      (-1 / count, f'-1/{count} of (minus 1 over the number of {word})')]
-    if rows and classes:
-        known += [(1 / (rows * classes), f'1/{rows * classes} of (1 over all elements)')]
+            known += [(count, f'{name} = {count} times'), (1 / count, f'1/{name} = 1/{count} of'),
+                      (-count, f'-{name} = -{count} times'),
+                      (-1 / count, f'-1/{name} = -1/{count} of')]
+    if rows and columns:
+        known += [(1 / (rows * columns), f'1/(N {letter}) = 1/{rows * columns} of')]
     for value, words in known:
         if abs(number - value) <= 1e-4 * max(abs(value), 1e-3):
             return words
@@ -165,7 +170,7 @@ def weight_grad_suspects(x, delta, weight):
     rule = 'dE/dw_ji = sum_n x_ni delta_nj'
     for number in (rows, 1 / rows, -1, -1 / rows, 2, 0.5, outputs, 1 / outputs, len(weight),
                    1 / len(weight)):
-        words = name_factor(number, rows, outputs)
+        words = name_factor(number, rows, outputs, 'M')
         yield 'weight-grad', number * exact, (
             f'It is {words} the sum over the rows: {rule}, and delta already holds the 1/N of the '
             'loss.')
@@ -186,7 +191,7 @@ def bias_grad_suspects(delta):
     exact = delta.sum(axis=0)
     rule = 'dE/dw_j0 = sum_n delta_nj'
     for number in (1 / rows, rows, -1, -1 / rows, 2, 0.5, outputs, 1 / outputs):
-        words = name_factor(number, rows, outputs)
+        words = name_factor(number, rows, outputs, 'M')
         yield 'bias-grad', number * exact, f'It is {words} the sum over the rows: {rule}.'
     yield 'bias-grad', delta, f'It is not summed over the rows: {rule}, one number an output.'
     for wrong in (delta.sum(axis=1), delta.mean(axis=1)):
@@ -209,7 +214,7 @@ def input_grad_suspects(x, delta, weight):
     rows, outputs = delta.shape
     rule = 'dE/dx_ni = sum_j w_ji delta_nj'
     for number in (rows, 1 / rows, -1, 2, 0.5, outputs, 1 / outputs, len(weight), 1 / len(weight)):
-        words = name_factor(number, rows, outputs)
+        words = name_factor(number, rows, outputs, 'M')
         yield 'input-grad', number * exact, (
             f'It is {words} the sum over the outputs: {rule}. A factor here is multiplied once '
             'more in each layer before.')

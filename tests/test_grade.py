@@ -208,7 +208,7 @@ def sample(rows=4):
 
 
 @pytest.mark.parametrize('wrong, word', [
-    (lambda g: 4 * g, '4 times (the number of rows)'), (lambda g: -g, 'minus'),
+    (lambda g: 4 * g, 'N = 4 times'), (lambda g: -g, 'minus'),
     (lambda g: 2 * g, 'twice'), (lambda g: g.T, 'transpose'), (lambda g: 0 * g, 'zeros'),
     (lambda g: None, 'None'), (lambda g: g * np.nan, 'not finite'),
     (lambda g: np.full_like(g, g.sum()), 'same number'),
