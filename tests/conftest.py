@@ -10,7 +10,7 @@ for name in ('OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'OMP_NUM_THREADS'):
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
-sys.path[:0] = [TESTS, ROOT, os.path.join(ROOT, 'leaderboard')]
+sys.path[:0] = [TESTS, os.path.join(TESTS, 'grader'), ROOT, os.path.join(ROOT, 'leaderboard')]
 
 import glob            # noqa: E402
 

@@ -24,12 +24,15 @@ import sys
 import tempfile
 import time
 
-import grade_start
-from grade_verdict import TASKS, settle
-
 TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
-WORKER = os.path.join(TESTS, 'grade_worker.py')
+GRADER = os.path.join(TESTS, 'grader')
+WORKER = os.path.join(GRADER, 'grade_worker.py')
+sys.path.insert(0, GRADER)
+
+import grade_start                                # noqa: E402
+from grade_verdict import TASKS, settle           # noqa: E402
+
 PACKAGE = 'model'               # the handout says `import model`
 
 QUESTIONS = ('layers', 'activations', 'loss', 'segments', 'gradients', 'update', 'rows', 'step',

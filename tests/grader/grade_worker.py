@@ -14,6 +14,8 @@ import warnings
 
 import numpy as np
 
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 import find_parts as find
 import mistakes
 from grade_activations import (ACTIVATION_NAME, OTHER_NAME, Activation, check_activation,
