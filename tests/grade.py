@@ -33,7 +33,7 @@ sys.path.insert(0, GRADER)
 import grade_start                                # noqa: E402
 from grade_verdict import TASKS, settle           # noqa: E402
 
-PACKAGE = 'model'               # the handout says `import model`
+PACKAGE = 'hand_in'             # the folder of the copy
 
 QUESTIONS = ('layers', 'activations', 'loss', 'segments', 'gradients', 'update', 'rows', 'step',
              'twenty')

@@ -16,11 +16,11 @@ import types
 
 import numpy as np
 
-PACKAGE = 'model'      # the handout says `import model`
+PACKAGE = 'hand_in'     # the folder of the copy, and a package of this name
 FORWARD = ('forward', 'forward_pass', 'forward_prop', 'forward_propagation', 'feedforward',
            'feed_forward', '__call__')
 BACKWARD = ('backward', 'backward_pass', 'backprop', 'back_prop', 'backward_propagation',
-            'back_propagation', 'backpropagation')
+            'back_propagation', 'backpropagation', 'gradient')
 UPDATE = ('update', 'step', 'update_params', 'update_parameters', 'update_weights', 'optimize',
           'apply_gradients', 'sgd')
 
@@ -32,12 +32,14 @@ MEANINGS = (
     ('loss', r'loss'),
     ('predict', r'pred|prob|hat|^out|^y_?p|softmax|logit|class'),
     ('input', r'^x|input|data|^im|inp|^z$|^a$|feature|^h\d?$'),
-    ('training', r'train|^mode|^flag|bias|^use|^with|^add'),
+    ('training', r'train|^mode$|^flag|bias|^use|^with|^add'),
     ('rows', r'batch|^n$|^m$'),
     ('kernel', r'kernel|filter_?s|k_?size|window|pool'),
     ('one', r'stride'),
     ('zero', r'^pad'),
     ('channels', r'chan|filter|maps'),
+    ('model', r'model|^net'),
+    ('std', r'std|sigma|scale'),
     ('name', r'activ|name|^type|func|method|optim|^opt$'),
     ('zero', r'mom|beta|decay|lambda|lamb|reg|^l2|drop|wd'),
     ('one', r'epoch|iter|step|^k$|time'),
@@ -88,13 +90,16 @@ LIKE_NUMPY = ('cupy', 'minpy', 'autograd')
 
 def replace_missing(folder):
     """Let stand-ins be imported for packages that are not installed -> the names of those."""
-    own = {file[:-3] for file in os.listdir(folder) if file.endswith('.py')} | {PACKAGE}
+    own = {file[:-3] for file in os.listdir(folder) if file.endswith('.py')}
+    own.add(PACKAGE)
     missing = set()
     for file in sorted(os.listdir(folder)):
-        for name in imported_names(os.path.join(folder, file)) if file.endswith('.py') else ():
-            first = name.split('.')[0]
-            if first in own or (first not in UNWANTED and importlib.util.find_spec(first)
-                                and not isinstance(sys.modules.get(first), Missing)):
+        for name in imported_names(os.path.join(folder, file)):
+            first, last = name.split('.')[0], name.split('.')[-1]
+            if first in own or first not in UNWANTED and is_installed(first):
+                continue
+            if last in own:      # the folder has lost its name, as in `from lab1.layer import *`
+                make_packages(folder, name.split('.')[:-1])
                 continue
             if first in LIKE_NUMPY:
                 sys.modules[name] = np
@@ -106,10 +111,25 @@ def replace_missing(folder):
     return sorted(missing)
 
 
+def is_installed(name):
+    """True if a module can be imported, without importing it."""
+    if name in sys.modules:
+        return not isinstance(sys.modules[name], Missing)
+    return importlib.util.find_spec(name) is not None
+
+
+def parse(path):
+    """The syntax tree of a Python file. An empty one for other files, and for one with errors."""
+    try:
+        with open(path, 'rb') as file:
+            return ast.parse(file.read() if path.endswith('.py') else '')
+    except SyntaxError:
+        return ast.parse('')
+
+
 def imported_names(path):
     """The dotted names of all modules that a file imports."""
-    with open(path, 'rb') as file:
-        tree = ast.parse(file.read(), os.path.basename(path))
+    tree = parse(path)
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -134,9 +154,17 @@ class HandInLoader(importlib.machinery.SourceFileLoader):
 
 def hand_in_finder(path):
     """Find the files of the hand-in, and of no other folder. Called by the import system."""
-    if os.path.basename(path) != PACKAGE and not os.path.isdir(os.path.join(path, PACKAGE)):
+    if os.path.basename(path) != PACKAGE:
         raise ImportError('not the folder of the hand-in', path=path)
     return importlib.machinery.FileFinder(path, (HandInLoader, ['.py']))
+
+
+def make_packages(folder, steps):
+    """Make a package of the folder, for `from .layer import`: a and a.b for the steps a, b."""
+    for count in range(1, len(steps) + 1):
+        name = '.'.join(steps[:count])
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [folder]
 
 
 def is_definition(node):
@@ -147,26 +175,14 @@ def is_definition(node):
     return isinstance(node, (ast.Assign, ast.Expr)) and not calls
 
 
-def class_methods(path):
-    """{name of a class: names of its methods} of a file. SyntaxError if it cannot be read."""
-    with open(path, 'rb') as file:
-        tree = ast.parse(file.read(), os.path.basename(path))
-    found = {}
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            found[node.name] = {part.name for part in node.body
-                                if isinstance(part, ast.FunctionDef)}
-    return found
-
-
 def module_names(folder):
     """The modules with layers or networks, layer and network first."""
     names = []
     for file in sorted(os.listdir(folder)):
-        if file.endswith('.py'):
-            methods = class_methods(os.path.join(folder, file)).values()
-            if any(part & set(FORWARD[:-1]) for part in methods):
-                names.append(file[:-3])
+        nodes = ast.walk(parse(os.path.join(folder, file)))
+        if file in ('layer.py', 'network.py') or any(
+                isinstance(node, ast.FunctionDef) and node.name in FORWARD for node in nodes):
+            names.append(file[:-3])
     names.sort(key=lambda name: ({'layer': 0, 'layers': 0, 'network': 1}.get(name, 2), name))
     return names
 
@@ -176,27 +192,27 @@ def load(folder, definitions_only=False):
 
     The note is a sentence on what stood in the way.
 
-    Raises what the import raises, if also the definitions alone cannot be imported.
+    Raises what the import of the first file raises, if also its definitions alone fail.
     """
-    parent = os.path.dirname(folder)
     restore_numpy_names()
     sys.path_hooks.insert(0, hand_in_finder)
-    sys.path[:0] = [parent, folder]
+    sys.path.insert(0, folder)
+    make_packages(folder, [PACKAGE])
     importlib.invalidate_caches()
     missing = replace_missing(folder)
     names = module_names(folder)
     note = ''
     HandInLoader.definitions_only = definitions_only
-    try:
-        modules = [importlib.import_module(f'{PACKAGE}.{name}') for name in names]
-    except (Exception, SystemExit) as error:
-        if definitions_only:
-            raise
-        note = (f'The import stops with {describe(error)}: keep only imports, classes and '
+    modules, errors = import_all(names)
+    if errors and not definitions_only:
+        note = (f'The import stops with {describe(errors[0])}: keep only imports, classes and '
                 'functions in these files. ')
         HandInLoader.definitions_only = True
         forget_modules(folder)
-        modules = [importlib.import_module(f'{PACKAGE}.{name}') for name in names]
+        modules, errors = import_all(names)
+    if errors and (not modules or isinstance(errors[0], SyntaxError)):
+        if not modules or 'layer.py' in str(errors[0]):
+            raise errors[0]
     if missing:
         note += f'Not installed here: {", ".join(missing)}. '
     functions = [getattr(module, 'softmax', None) for module in modules]
@@ -204,11 +220,21 @@ def load(folder, definitions_only=False):
     return own_classes(modules), softmax[0] if softmax else None, note
 
 
+def import_all(names):
+    """Import these files of the hand-in -> the modules, and the errors of those that failed."""
+    modules, errors = [], []
+    for name in names:
+        try:
+            modules.append(importlib.import_module(f'{PACKAGE}.{name}'))
+        except (Exception, SystemExit) as error:
+            errors.append(error)
+    return modules, errors
+
+
 def forget_modules(folder):
     """Remove the modules of the hand-in, so that they are imported anew."""
     for name, module in list(sys.modules.items()):
-        file = getattr(module, '__file__', None) or ''
-        if file.startswith(folder) or name == PACKAGE:
+        if (getattr(module, '__file__', None) or '').startswith(folder):
             del sys.modules[name]
 
 
@@ -240,10 +266,16 @@ def describe(error):
 # Calls --------------------------------------------------------------------------------------------
 
 def method(owner, names):
-    """The first method of these names that `owner` has, or None."""
+    """The first method of these names that `owner` has, or None.
+
+    A call that the student has written comes first, as it may keep what backward needs.
+    """
+    own_call = getattr(owner if isinstance(owner, type) else type(owner), '__call__', None)
+    if names is FORWARD and inspect.isfunction(own_call) and not parameters(own_call)[1]:
+        return owner.__call__
     for name in names:
         found = getattr(owner, name, None)
-        if callable(found):
+        if callable(found) and (name != '__call__' or inspect.isfunction(own_call)):
             return found
     return None
 
@@ -277,9 +309,9 @@ def arguments(function, known, first=(), spare=()):
     values = list(first[:len(named)])
     spare = list(spare)
     for name, required in named[len(values):]:
-        if not required:
-            break
         key = meaning(name)
+        if not required and not (key == 'model' and 'model' in known):
+            break
         others = [other for other, _ in named if other != name]
         weak = key == 'target' and len(name) < 3
         if weak and any(meaning(other) == 'target' and len(other) > 2 for other in others):
@@ -314,14 +346,26 @@ def kept_result(layer, direction):
 
 
 CONSTANTS = {'training': True, 'zero': 0, 'one': 1, 'lr': 0.1, 'kernel': 3, 'channels': 1,
-             'name': 'relu'}
+             'name': 'relu', 'std': 0.1}
 
 
-def construct(cls, *sizes):
+class Catcher(object):
+    """Stands for the network in a loss that is given it, and keeps the gradient that it gets."""
+
+    def backward(self, grad):
+        self.grad = grad
+
+
+def construct(cls, *sizes, **more):
     """Make an object of a class from sizes. Other arguments that it must have are guessed."""
     np.random.seed(1)
-    known = dict(CONSTANTS, rows=7)
-    return cls(*arguments(cls, known, sizes))
+    known = dict(CONSTANTS, rows=7, model=Catcher(), **more)
+    first = []
+    for name, _ in parameters(cls)[0]:      # Linear(name, in_num, out_num)
+        if len(sizes) == len(first) or meaning(name) != 'name':
+            break
+        first.append(known['name'])
+    return cls(*arguments(cls, known, first + list(sizes)))
 
 
 # Arrays -------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def sigmoid(a):
 FUNCTIONS = (
     (r'^(?!.*(leaky|lrelu|prelu|rrelu|crelu|gelu|selu|celu|silu|elu6|relu6|frelu|srelu)).*relu\d?$',
      lambda a: np.maximum(a, 0), 'h(a) = max(0, a)'),
-    (r'^(?!.*(hard|log|lu$|swish)).*(sigmoid|logistic)', sigmoid, 'h(a) = 1 / (1 + exp(-a))'),
+    (r'^(?!.*(hard|log_|logsig|lu$|swish)).*(sigmoid|logistic)', sigmoid, 'h(a) = 1 / (1 + exp(-a))'),
     (r'^(?!.*(hard|shrink|exp)).*tanh', np.tanh, 'h(a) = tanh(a)'),
     (r'softplus', lambda a: np.log1p(np.exp(a)), 'h(a) = ln(1 + exp(a))'),
     (r'silu', lambda a: a * sigmoid(a), 'h(a) = a / (1 + exp(-a))'),
@@ -127,6 +127,17 @@ def check_value(part, a, z, tolerance, report):
             return False
     report('activation.forward', part.name)
     return True
+
+
+def check_mixing(part, report):
+    """An activation with a known name, whose outputs depend on more than their own inputs."""
+    a = values_away_from_0(7, 5)
+    z = part.forward(a.copy())
+    known = [formula for pattern, _, formula in FUNCTIONS if re.search(pattern, part.name.lower())]
+    if known and z is not None and z.shape == a.shape and not mistakes.close(z, a):
+        report('activation.forward', part.name, 'activation-value', (
+            f'An output depends on more than its own input: {known[0]}, element by element. '
+            + mistakes.told(z, dict((row[2], row[1]) for row in FUNCTIONS)[known[0]](a))))
 
 
 def check_overflow(part, report):

@@ -144,7 +144,10 @@ def fully_connected_classes(classes):
     for name, cls in classes.items():
         if not (find.method(cls, find.FORWARD) and find.method(cls, find.BACKWARD)):
             continue
-        for maker in (construct_with_weights, construct_from_arrays):
+        makers = [construct_with_weights, construct_from_arrays]
+        if not re.search('norm', name.lower()):
+            makers.append(construct_from_shape)
+        for maker in makers:
             make = functools.partial(maker, cls, *SIZES)
             try:
                 layer = make()
@@ -164,6 +167,11 @@ def construct_from_arrays(cls, inputs, outputs):
     if len(names) != 2 or not names[0].startswith('w') or not names[1].startswith('b'):
         raise LookupError('takes no arrays')
     return cls(normal(inputs, outputs), normal(outputs))
+
+
+def construct_from_shape(cls, *shape):
+    """Make a layer from one tuple: Linear((5, 4))."""
+    return cls(shape)
 
 
 def check_dense(part, report):
@@ -339,10 +347,10 @@ def check_bias_gradient(part, layer, before, numbers_before, result, delta, fini
 
 def bias_gradient_name(path):
     """True if an array's name reads like that of the gradient of a bias."""
-    name = str(path[-1]).lower()
-    if re.search(r'weight|input|^x|output', name):
+    if re.search(r'weight|input|^x|output', str(path[-1]).lower()):
         return False
-    return bool(re.search(r'bias.*(grad|delta|deriv)|(grad|delta|^d|deriv)_?.*b|b\d?_?(grad|delta)',
+    name = '.'.join(str(step) for step in path).lower()
+    return bool(re.search(r'bias.*(grad|delta|deriv)|(grad|delta|^d|deriv)_?.*b|b\d?_?\.?(grad|delta)',
                           name))
 
 

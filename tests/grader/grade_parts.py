@@ -89,14 +89,14 @@ def describe_shapes(result):
 
 def gradient_like(path):
     """A number that is large if a path looks like that of a gradient or a moment."""
-    name = str(path[-1]).lower()
+    name = '.'.join(str(step) for step in path[-2:]).lower()
     words = ('grad', 'delta', 'velocity', 'moment', 'last', 'prev', 'cache')
-    looks = any(word in name for word in words) or re.match(r'd_?[wb]|[vms]_?[wb]$|[vms]d', name)
+    looks = any(word in name for word in words) or re.match(r'd_?[wb]|[vms]_?[wb]$|[vms]d', str(path[-1]).lower())
     return (bool(looks), len(path), len(name))
 
 
 OVERFLOW = (
-    'Logits (1000, 0, 0, ...): got nan, expected 1, 0, 0, ... exp(1000) is inf, and inf / inf is '
+    'All logits are 1000: got nan, expected 1/K for each class. exp(1000) is inf, and inf / inf is '
     'nan. softmax(a) = softmax(a - c) for any c, so c can be the largest logit of the row.')
 
 

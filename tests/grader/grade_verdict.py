@@ -36,7 +36,7 @@ def settle(answers):
     whole = tasks.get('network.gradient', {}).get('state')
     moved = [line for line in wrong if line.get('scale') is not None
              and line['mistake'] != 'one-batch-size'
-             and (cancels(tasks, line) or whole == 'right' and line['task'] in FACTORS)]
+             and (cancels(answers, line) or whole == 'right' and line['task'] in FACTORS)]
     for line in wrong:
         if line in moved:
             demote(line, 'scale-moved', 'But the factors cancel: the whole is right.')
@@ -44,7 +44,9 @@ def settle(answers):
             demote(line, None, 'But the gradients of the whole network are right.')
         elif line['task'] == 'activation.backward':
             settle_activation(answers, line)
-    check_bias_beside(tasks)
+    check_bias_beside(answers, tasks)
+    if 'loss.gradient' not in tasks and whole is None:
+        demote_factors_of_both(tasks)
     drop_follow_ups(answers)
     if any(line['mistake'] == 'not-finished' or 'There is nothing yet' in line['message']
            for line in answers):
@@ -88,34 +90,34 @@ def demote(line, slug, sentence):
     line.update(state='note', mistake=slug, message=f'{line["message"]} {sentence}')
 
 
-def scale_of(tasks, task):
-    """The factor on a gradient: 1 if it is right, None if it is not known."""
-    line = tasks.get(task, {})
-    return 1.0 if line.get('state') == 'right' else line.get('scale')
+PARTNERS = {'loss.gradient': ('dense.weight_grad', 'update'), 'update': ('loss.gradient',),
+            'dense.weight_grad': ('loss.gradient',), 'dense.bias_grad': ('loss.gradient',)}
 
 
-def cancels(tasks, line):
-    """True if the factor of this gradient or step and that of its partner give 1."""
-    loss = scale_of(tasks, 'loss.gradient')
-    weight = scale_of(tasks, 'dense.weight_grad')
-    update = scale_of(tasks, 'update')
-    if loss is None or loss == 1:
-        return False
-    by_weight = weight is not None and abs(loss * weight - 1) < 1e-2
-    by_update = update is not None and abs(loss * update - 1) < 1e-2
-    if line['task'] == 'dense.bias_grad':
-        return by_weight and abs(loss * line['scale'] - 1) < 1e-2
-    if line['task'] == 'dense.weight_grad':
-        return by_weight
-    return by_update if line['task'] == 'update' else by_weight or by_update
+def cancels(answers, line):
+    """True if the factor of this gradient or step and that of a partner give 1."""
+    partners = [other['scale'] for other in answers if other.get('scale') is not None
+                and other['task'] in PARTNERS.get(line['task'], ())]
+    return any(abs(line['scale'] * scale - 1) < 1e-2 for scale in partners)
 
 
-def check_bias_beside(tasks):
+def demote_factors_of_both(tasks):
+    """weight_grad and bias_grad with one factor below 1 are right if the loss lacks 1/N."""
+    lines = [tasks.get(task, {}) for task in ('dense.weight_grad', 'dense.bias_grad')]
+    scales = [line.get('scale') or 0 for line in lines]
+    if 0 < scales[0] < 1 and abs(scales[0] - scales[1]) < 1e-3:
+        for line in lines:
+            demote(line, 'scale-moved', 'It is right if the gradient of the loss has no 1/N.')
+
+
+def check_bias_beside(answers, tasks):
     """A bias_grad without the factor of weight_grad is a fault, though it is right alone."""
     bias = tasks.get('dense.bias_grad', {})
-    loss = tasks.get('loss.gradient', {})
-    if loss.get('mistake') == 'scale-moved' and bias.get('state') == 'right' and (
-            tasks.get('dense.weight_grad', {}).get('mistake') == 'scale-moved'):
+    moved = [line for line in answers if line['mistake'] == 'scale-moved']
+    losses = [line for line in moved if line['task'] == 'loss.gradient']
+    if losses and bias.get('state') == 'right' and (
+            'dense.weight_grad' in [line['task'] for line in moved]):
+        loss = losses[0]
         bias.update(state='wrong', mistake='bias-grad', message=(
             f'It is {loss["scale"]:.4g} times what goes with weight_grad: weight_grad holds the '
             '1/N that the loss lacks, and bias_grad does not. dE/dw_j0 = sum_n delta_nj with the '

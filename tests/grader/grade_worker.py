@@ -19,7 +19,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import find_parts as find
 import mistakes
 from grade_activations import (ACTIVATION_NAME, OTHER_NAME, Activation, check_activation,
-                               is_elementwise, values_away_from_0)
+                               check_mixing, is_elementwise, values_away_from_0)
 from grade_driver import find_network
 from grade_gradients import check_backward_moves_nothing, check_gradients, find_parameters
 from grade_inside import NetworkLoss, check_segment, classes_that_take_values, segments
@@ -65,6 +65,9 @@ class HandIn(object):
         losses = self.loss_classes()
         self.driver.make_loss = losses[0].make if losses else None
         try:
+            if not find.arrays(self.driver.make()):
+                raise NoNetwork('The network has no layers until they are added, so only its parts '
+                                'were asked.')
             self.driver.find_form()
         except Exception as error:
             self.trouble = error
@@ -100,15 +103,15 @@ class HandIn(object):
         found = []
         for name, cls in self.classes.items():
             forward = find.method(cls, find.FORWARD)
-            if not forward or not find.method(cls, find.BACKWARD) or self.is_network(name):
+            if not forward or not find.method(cls, find.BACKWARD) or self.is_network(name) or (
+                    self.is_base(cls)):
                 continue
             named, more = find.parameters(forward)
             required = [part for part, must in named if must and part != 'self']
             looks = re.search('loss|entropy|criterion|^ce$', name.lower())
             makes_loss = any('loss' in part.lower() for part in vars(cls))
             if looks and (len(required) == 2 or more or makes_loss):
-                found.append(LossClass(name, functools.partial(find.construct, cls),
-                                             self.softmax_class()))
+                found.append(LossClass(name, cls, self.softmax_class()))
         return found
 
     def softmax_class(self):
@@ -189,6 +192,8 @@ def ask_activation(hand_in, name, cls):
     try:
         if any(works_on(part, rows) for rows in ROWS_TRIED[:3]):
             check_activation(part, hand_in.report)
+        elif named:
+            check_mixing(part, hand_in.report)
     except (NotImplementedError, NotFinished) as error:
         if named:
             hand_in.report('activation.forward', name, 'not-finished',
@@ -227,23 +232,27 @@ def ask_loss(hand_in):
             return
         except Exception as error:
             trouble = error
-    for probe in hand_in.loss_classes():
-        try:
-            for part in hand_in.dense.values():
-                if part.bias is None:
-                    part.find_arrays()
-            probe.find_form(hand_in.layouts())
-            check_loss(probe, hand_in.report)
-            return
-        except (NotImplementedError, NotFinished) as error:
-            ask_softmax(hand_in)
-            hand_in.report('loss', probe.name, 'not-finished', str(error) or 'not written yet')
-            return
-        except Exception as error:
-            trouble = error
+    asked = [ask_loss_class(hand_in, probe) for probe in hand_in.loss_classes()]
+    if None in asked:
+        return
+    trouble = ([trouble] + asked)[-1]
     hand_in.report('loss', '', state='unfollowed', message=(
         'No loss was found that can be asked: write a class with forward(input, target) and '
         'backward().' + (f' {find.describe(trouble)}' if trouble else '')))
+
+
+def ask_loss_class(hand_in, probe):
+    """A loss alone -> None, or the exception that stood in the way."""
+    collected = Collected()
+    try:
+        probe.find_form(hand_in.layouts())
+        check_loss(probe, collected.report)
+    except (NotImplementedError, NotFinished) as error:
+        ask_softmax(hand_in)
+        hand_in.report('loss', probe.name, 'not-finished', str(error) or 'not written yet')
+    except Exception as error:
+        return error
+    collected.replay(hand_in.report)
 
 
 def ask_softmax(hand_in):
