@@ -8,6 +8,7 @@ same files, name, id and date give the same bytes.
 import argparse
 import datetime
 import glob
+import json
 import os
 import sys
 import zlib
@@ -38,16 +39,38 @@ def fingerprint(folder):
     return f'fingerprint-{crc:08x}'
 
 
+def words_crc(path):
+    """A number of the words of a text file. Blanks and line ends do not count."""
+    with open(str(path), 'rb') as file:
+        return zlib.crc32(b' '.join(file.read().split()))
+
+
+def is_repositorys(path):
+    """True if a file has the words of the repository's own, whose numbers are in repository.json.
+
+    .ci/repository.py writes these numbers.
+    """
+    with open(os.path.join(HOME, 'repository.json')) as file:
+        expected = json.load(file)[os.path.basename(str(path))]
+    return os.path.exists(str(path)) and words_crc(path) == expected
+
+
 def build(name, student, date, folder=HOME):
     """Typeset folder/report.typ -> the bytes of the PDF, dated `date`, the start of a day in UTC.
 
-    name and student stand in the title as they are: nothing in them is markup. ValueError, in one
+    While the text or the runs are the repository's, the PDF says so and names nobody. Else name
+    and student stand in the title as they are: nothing in them is markup. ValueError, in one
     sentence, if the package typst, a fact or a glyph is missing. FileNotFoundError for a file.
     """
     if typst is None:
         raise ValueError(MISSING)
+    copied = [part for part in ('report.typ', 'experiments.csv')
+              if is_repositorys(os.path.join(folder, part))]
+    if copied and name + student != 'studentid':
+        print(f"Note: {' and '.join(copied)} of the report are the repository's own. So the PDF "
+              'says that it is a copy, and has no name. Write your own, from your own runs.')
     inputs = {'name': name, 'id': student, 'date': f'{date.day} {date:%B} {date.year}',
-              'fingerprint': fingerprint(folder)}
+              'fingerprint': fingerprint(folder), 'copied': ' and '.join(copied)}
     try:
         return typst.compile(os.path.join(folder, 'report.typ'), root=folder, sys_inputs=inputs,
                              timestamp=date, pdf_standards=['a-2b'])      # it needs every glyph

@@ -47,10 +47,11 @@ CURVE = ['epoch', 'seconds', 'train_loss', 'train_accuracy', 'validation_loss',
 def by_setting(runs):
     """{(factor, setting): its runs by seed}, the last one of each seed.
 
-    Runs of the search for the rate and trainings that diverged are left out. ValueError if the
+    Runs of the search for the rate, and those without accuracies, are left out. ValueError if the
     baseline or the notebook's network has no run.
     """
-    runs = runs[~runs.search & runs.balanced.notnull()]
+    measured = runs[['validation', 'balanced', 'corrected']].notnull().all(axis=1)
+    runs = runs[measured & ~runs.search.astype(bool)]
     runs = runs.drop_duplicates(['factor', 'setting', 'seed'], keep='last')
     groups = runs.groupby(['factor', 'setting'], sort=False)
     found = {key: own.set_index('seed') for key, own in groups}
@@ -66,13 +67,16 @@ def compare(after, before):
 
     `margin` is half of the 95 % interval of Student's t for the paired differences. `shown` is 1
     for a gain and -1 for a loss that is greater than the margin, with all seeds agreeing, else 0.
+    None if no seed has both.
     """
     change = (after - before).dropna()
+    if not len(change):
+        return None
     result = {'before': round(float(before[change.index].mean()), 2),
               'after': round(float(after[change.index].mean()), 2), 'margin': None, 'shown': 0}
     result['difference'] = round(result['after'] - result['before'], 2)
     if len(change) > 1:
-        margin = T_QUANTILE[len(change) - 2] * float(change.std()) / math.sqrt(len(change))
+        margin = T_QUANTILE[min(len(change), 10) - 2] * float(change.std()) / math.sqrt(len(change))
         result['margin'] = round(margin, 2)
         if abs(change.mean()) > margin and len(set(np.sign(change))) == 1:
             result['shown'] = int(np.sign(change.mean()))
@@ -81,17 +85,16 @@ def compare(after, before):
 
 def effects(found):
     """The facts of every setting, each compared with what it changes, in the file's order."""
+    rows = [(*key, key, REFERENCES.get(key, FIRST), 'balanced', 'balanced') for key in found]
+    rows += [(factor, setting, key, key, after, before)
+             for factor, setting, key, after, before in PREDICTIONS]
     result = []
-    for (factor, setting), own in found.items():
-        reference = REFERENCES.get((factor, setting), FIRST)
-        if reference in found:
-            change = compare(own.balanced, found[reference].balanced)
-            result.append(dict(change, factor=factor, setting=setting, lr=own.lr.iloc[0]))
-    for factor, setting, key, after, before in PREDICTIONS:
-        if key in found:
-            own = found[key]
-            change = compare(own[after], own[before])
-            result.append(dict(change, factor=factor, setting=setting, lr=own.lr.iloc[0]))
+    for factor, setting, key, reference, after, before in rows:
+        if key in found and reference in found:
+            change = compare(found[key][after], found[reference][before])
+            if change:
+                lr = found[key].lr.iloc[0]
+                result.append(dict(change, factor=factor, setting=setting, lr=lr))
     return result
 
 
