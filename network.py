@@ -8,88 +8,79 @@
 import collections
 import contextlib
 import copy
-import io
 import os
 import time
-import warnings
-import zipfile
+import zlib
 
 import numpy as np
+import pandas as pd
 
-from layer import (_Layer, Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, Loss,
-                   MaxPool2d, PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
+from layer import (_Layer, Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, MaxPool2d,
+                   PixelScaling, ReLU, Reshape, SoftmaxWithLoss, target_rows)
 
 
 class Network(object):
     """A sequential network: layers in a row, and a loss at the end.
 
-    Network() is the lab's network, 784-512-256-47 with ReLU. `net.act1 = Sigmoid()` exchanges a
-    layer. Network([layer, ...], loss) takes any layers. `input_shape` is the shape of a row. Its
-    default is in_features of the first layer, if it has them, else 784. ValueError if a layer does
-    not fit the one before.
-
-    The first layer divides the pixels 0..255 by 255, so a learning rate near 0.1 fits. The
-    handout's 6e-4 is for pixels that are not divided, and for initial weights of 0.01 N(0, 1).
+    Network() is the lab's network, 784-512-256-47 with ReLU. Network([layer, ...], loss) takes any
+    layers, for rows of input_shape. `net.layers[2] = Sigmoid()` exchanges one.
     """
-
-    names = ()      # the names of the layers, e.g. fc1 for net.fc1
 
     def __init__(self, layers=None, loss=None, rng=None, input_shape=None):
         if layers is None:
-            scale = PixelScaling()
-            fc1 = FullyConnected(28 * 28, 512, rng)
-            act1 = ReLU()
-            fc2 = FullyConnected(512, 256, rng)
-            act2 = ReLU()
-            fc3 = FullyConnected(256, 47, rng)
-            layers = [scale, fc1, act1, fc2, act2, fc3]
-            self.names = ('scale', 'fc1', 'act1', 'fc2', 'act2', 'fc3')
-        self.layers = check_layers(layers)
+            layers = [PixelScaling(), FullyConnected(28 * 28, 512, rng), ReLU(),
+                      FullyConnected(512, 256, rng), ReLU(), FullyConnected(256, 47, rng)]
+        self.layers = list(layers)
         self.loss = SoftmaxWithLoss() if loss is None else loss
-        if input_shape is None:
-            input_shape = getattr(self.layers[0], 'in_features', 28 * 28)
-        self.input_shape = tuple(np.atleast_1d(input_shape).tolist())
-        self.velocity = {}      # v of momentum: {name of a parameter: array}
-        self.shapes()           # refuses layers that do not fit
+        in_features = getattr(self.layers[0], 'in_features', 28 * 28)
+        self.input_shape = tuple(np.atleast_1d(input_shape or in_features))
+        self.velocity = {}           # v of momentum: {(layer, name of the parameter): array}
+        self.held_back = set()       # fingerprints of the rows that its trainings did not see
+        self.is_forward_done = False
+        self.shapes()                # refuses layers that do not fit
 
     def forward(self, input, target):
         """Rows (N, ...) and targets (N,) or (N, K) -> predictions (N, K) and the mean loss."""
-        self.loss.cache = None      # if this batch is refused, backward must be refused, too
-        check_batch(input, target)
+        self.is_forward_done = False
+        target = target_rows(target, (len(input),) + self.shapes()[-1])
         for layer in self.layers:
             input = layer.forward(input)
-        return self.loss.forward(input, target)
+        predict, loss = self.loss.forward(input, target)
+        self.is_forward_done = True
+        return predict, loss
 
     def backward(self):
         """Set the weight_grad and bias_grad of every layer, for the loss of the last forward."""
+        if not self.is_forward_done:
+            raise RuntimeError('backward needs a whole forward before it')
         grad = self.loss.backward()
-        first = self.first_trained_layer()
-        for index in range(len(self.layers) - 1, first - 1, -1):
-            layer = self.layers[index]
-            layer.needs_input_grad = index > first      # no layer before `first` is trained
+        for index, layer in reversed(list(enumerate(self.layers))):
+            layer.needs_input_grad = any(other.parameter_names for other in self.layers[:index])
             grad = layer.backward(grad)
+            if not layer.needs_input_grad:      # no layer before this one is trained
+                break
 
     def update(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
         """Take a step of SGD, as torch.optim.SGD does (nesterov: after Sutskever et al. 2013).
 
-        Only the weights of FullyConnected and Conv2d decay. The step is g without momentum, v with
-        it, and g + mu v with nesterov.
+        The step is g without momentum, v with it, g + mu v with nesterov. Only weights decay.
         """
-        lr, momentum, weight_decay = check_rates(lr, momentum, nesterov, weight_decay)
-        for name, layer, attribute in self.parameters():
+        if min(lr, momentum, weight_decay) < 0 or (nesterov and not momentum):
+            raise ValueError('expected lr, momentum, weight_decay >= 0, and nesterov with momentum')
+        for layer in self.layers:
+            check_parameters(layer)
+        for _, layer, attribute in self.parameters():
             weight = getattr(layer, attribute)
             grad = getattr(layer, attribute + '_grad')
-            if grad is None:
-                raise RuntimeError(f'call backward before update: {name} has no gradient yet')
             if weight_decay and attribute in layer.decayed_names:
                 grad = grad + weight_decay * weight                 # g <- g + lambda w
             step = grad
             if momentum:
-                velocity = self.velocity.setdefault(name, np.zeros_like(weight))
+                velocity = self.velocity.setdefault((layer, attribute), np.zeros_like(weight))
                 velocity *= momentum                                # v <- mu v + g
                 velocity += grad
                 step = (grad + momentum * velocity) if nesterov else velocity
-            weight -= lr * step                                     # w <- w - lr step
+            weight[...] -= lr * step                                # w <- w - lr step
 
     def parameters(self):
         """Yield (name, layer, attribute) for each array that SGD trains."""
@@ -97,66 +88,35 @@ class Network(object):
             for attribute in layer.parameter_names:
                 yield f'{index}.{type(layer).__name__}.{attribute}', layer, attribute
 
-    def first_trained_layer(self):
-        """The index of the first layer with parameters. len(layers) if there is none."""
-        for index, layer in enumerate(self.layers):
-            if layer.parameter_names:
-                return index
-        return len(self.layers)
-
-    # Prediction -----------------------------------------------------------------------------------
-
     def train(self, mode=True):
-        """Set training mode: Dropout and Augment act, BatchNorm uses the batch's statistics."""
-        if not isinstance(mode, (bool, np.bool_)):
-            raise TypeError('net.train(mode) sets the mode, True or False; net.fit trains')
+        """Set training mode, or with False evaluation mode, where a row is predicted by itself."""
         for layer in self.layers:
             layer.training = mode
 
-    def eval(self):
-        """Set evaluation mode: the prediction of a row depends on that row alone."""
-        self.train(False)
-
     @contextlib.contextmanager
     def evaluation(self):
-        """Evaluation mode for a `with` block. After it, modes and generators are as before.
-
-        The caches are then empty, so `backward` is refused.
-        """
-        before = [(layer, layer.training, getattr(layer, 'rng', None)) for layer in self.layers]
-        self.eval()
+        """Evaluation mode for a `with` block. Then all is as before, also what forward had kept."""
+        before = [(each, dict(vars(each))) for each in [self, self.loss] + self.layers]
+        self.train(False)
         try:
             yield
         finally:
-            self.loss.cache = None
-            for layer, training, rng in before:
-                layer.training = training
-                layer.cache = None
-                if rng is not None:
-                    layer.rng = rng
+            for each, attributes in before:
+                each.__dict__ = attributes
 
     def predict(self, input, batch_size=256):
-        """Rows (N, ...) -> predictions (N, K), e.g. probabilities, in evaluation mode. N may be 0.
-
-        ValueError, naming the row, if a prediction is not finite.
-        """
+        """Rows (N, ...) -> predictions (N, K). ValueError, naming the row, if one is not finite."""
         with self.evaluation():
             return self.predict_rows(input, batch_size)
 
     def predict_augmented(self, input, copies=8, batch_size=256):
-        """Test-time augmentation: the mean prediction (N, K) over `copies` copies of each row.
-
-        The first copy is the row itself. The Augment layers change the others as in training.
-        Their random numbers depend on the number of the copy and on batch_size.
-        """
-        check_count('copies', copies)
-        augments = [layer for layer in self.layers if isinstance(layer, Augment)]
-        if not augments:
+        """The mean prediction (N, K) of each row and of copies - 1 augmented copies of it."""
+        if not any(isinstance(layer, Augment) for layer in self.layers):
             return self.predict(input, batch_size)
         with self.evaluation():
             total = self.predict_rows(input, batch_size)
-            for layer in augments:
-                layer.training = True
+            for layer in self.layers:
+                layer.training = isinstance(layer, Augment)
             for number in range(1, copies):
                 self.reseed([number])
                 total += self.predict_rows(input, batch_size)
@@ -164,16 +124,13 @@ class Network(object):
 
     def predict_rows(self, input, batch_size):
         """Predict batch by batch, in the present mode."""
-        check_batch(input)
-        check_count('batch_size', batch_size)
         input = np.asarray(input)
         starts = range(0, max(1, len(input)), batch_size)
         parts = [self.predict_batch(input[start:start + batch_size]) for start in starts]
         predict = np.concatenate(parts)
         finite = np.isfinite(predict).all(axis=1)
         if not finite.all():
-            raise ValueError(f'predict: row {finite.argmin()} has a prediction that is not finite: '
-                             'look for inf and nan in the input and in the weights')
+            raise ValueError(f'the prediction of row {finite.argmin()} is not finite')
         return predict
 
     def predict_batch(self, input):
@@ -184,7 +141,7 @@ class Network(object):
 
     def evaluate(self, data, label, batch_size=256):
         """Rows (N, ...) and labels (N,) -> their Score in evaluation mode."""
-        data, label = check_pair((data, label))
+        data, label = self.labelled(data, label)
         predicted = np.zeros_like(label)
         total_loss = 0.0
         with self.evaluation():
@@ -195,21 +152,23 @@ class Network(object):
                 total_loss += loss * len(rows)
         return score(predicted, label, total_loss / len(label))
 
+    def labelled(self, data, label):
+        """Rows, and labels or one-hot rows -> rows and labels (N,) as arrays. Else ValueError."""
+        one_hot = target_rows(label, (len(data),) + self.shapes()[-1])
+        return np.asarray(data), one_hot.argmax(axis=1)
+
     def reseed(self, seed):
         """Give a new generator, seeded by a list of integers, to each layer that has one."""
         for index, layer in enumerate(self.layers):
             if hasattr(layer, 'rng'):
                 layer.rng = np.random.default_rng([*seed, 0, index])      # 0: the first copy
 
-    # Training and saving --------------------------------------------------------------------------
-
     def fit(self, train, validation, epochs, batch_size, lr, on_epoch=None, on_batch=None,
             verbose=True, **settings):
         """Train, keep the weights of the best epoch, and return the history: see Training.
 
-        A second call goes on from the present weights, with a new history, and the schedule starts
-        again. on_epoch(record) is called after each epoch, on_batch(part of the epoch) after each
-        step. With `verbose`, each epoch prints a line.
+        Two calls of 3 epochs are not one of 6: history, momentum and schedule start again.
+        on_epoch(record) and on_batch(part of the epoch) are called after an epoch and a batch.
         """
         training = Training(self, train, validation, epochs, batch_size, lr, **settings)
         self.history = training.history
@@ -218,124 +177,102 @@ class Network(object):
 
     def arrays(self):
         """{name: array} of all parameters and states: the arrays themselves, no copies."""
-        named = {name: getattr(layer, attribute) for name, layer, attribute in self.parameters()}
+        named = {}
         for index, layer in enumerate(self.layers):
-            for attribute in layer.state_names:
+            for attribute in layer.parameter_names + layer.state_names:
                 named[f'{index}.{type(layer).__name__}.{attribute}'] = getattr(layer, attribute)
         return named
 
-    def copy_arrays(self):
-        """{name: copy} of all parameters and states."""
-        return {name: array.copy() for name, array in self.arrays().items()}
-
     def set_arrays(self, arrays, origin='the arrays'):
-        """Copy arrays by name into the network. ValueError, with nothing changed, if one is wrong.
-
-        `origin` names in the error where the arrays come from.
-        """
+        """Copy arrays by name into the network. ValueError if `origin` is of another network."""
         own = self.arrays()
-        check_arrays(arrays, own, origin)
-        for name, array in own.items():
-            array[...] = arrays[name]
+        same = [name for name in own if np.shape(arrays.get(name)) == own[name].shape]
+        if len(same) < max(len(own), len(arrays)):
+            raise ValueError(f'{origin} is of another network, {len(same)} of its arrays fit')
+        for name in own:
+            own[name][...] = arrays[name]
 
-    def save(self, path, dtype=None):
-        """Write all parameters and states to an .npz file, as `dtype` if given, e.g. float16."""
-        arrays = self.arrays()
-        write_npz(path, {name: arrays[name].astype(dtype or arrays[name].dtype) for name in arrays})
+    def save(self, path):
+        """Write all parameters and states, and `held_back`, to an .npz file."""
+        with open(path, 'wb') as file:
+            np.savez(file, held_back=sorted(self.held_back), **self.arrays())
 
     def load(self, path):
         """Read what `save` wrote. ValueError, with nothing changed, for another network's file."""
-        self.set_arrays(read_npz(path), path)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        held_back = arrays.pop('held_back', np.empty(0))
+        self.set_arrays(arrays, path)
+        self.held_back = set(held_back.tolist())
 
-    # Names and shapes -----------------------------------------------------------------------------
-
-    def __getattr__(self, name):
-        """net.fc1 is the layer of that name in `layers`."""
-        if name in self.names:
-            return self.layers[self.names.index(name)]
-        hint = 'its layers have no names: write net.layers[index]'
-        if self.names:
-            hint = f'its named layers are {", ".join(self.names)}'
-        raise AttributeError(f'the network has no attribute {name!r}, {hint}')
+    def shapes(self):
+        """[output shape of each layer, without N]. ValueError if a layer does not fit."""
+        if self.layers == getattr(self, 'measured_layers', None):
+            return self.measured_shapes
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer, _Layer) or layer in self.layers[:index]:
+                raise ValueError(f'layer {index} is {layer!r}, expected layer objects, each once')
+        row = np.zeros((1,) + self.input_shape, np.float32)
+        shapes = []
+        with self.evaluation():
+            for index, layer in enumerate(self.layers):
+                try:
+                    row = layer.forward(row)
+                except Exception as error:
+                    where = f'layer {index}, {layer!r}, input (N,) + {row.shape[1:]}'
+                    raise ValueError(f'{where}: {error}') from error
+                shapes.append(row.shape[1:])
+        if len(shapes[-1]) != 1:
+            raise ValueError(f'the loss got rows of shape {shapes[-1]}: add Flatten()')
+        self.measured_layers = list(self.layers)
+        self.measured_shapes = shapes
+        return shapes
 
     def __setattr__(self, name, value):
-        """net.act1 = Sigmoid() exchanges the layer in `layers`. ValueError if it does not fit."""
-        if name == 'loss':
-            check_loss(value)
-        elif isinstance(value, _Layer) and name not in self.names and 'layers' in vars(self):
-            raise ValueError(f'no layer of this network has the name {name}: write '
-                             'net.layers[index] = ...')
-        if name not in self.names:
-            object.__setattr__(self, name, value)
-            return
-        layers = list(self.layers)
-        layers[self.names.index(name)] = value
-        self.shapes(check_layers(layers))
-        self.layers[:] = layers
-        self.velocity = {}      # momentum starts again
-
-    def shapes(self, layers=None):
-        """[output shape of each layer, without N]. ValueError, naming a layer that does not fit."""
-        shape = self.input_shape
-        shapes = []
-        for index, layer in enumerate(self.layers if layers is None else layers):
-            try:
-                shape = layer.output_shape(shape)
-            except ValueError as error:
-                raise ValueError(f'layer {index}: {error}')
-            shapes.append(shape)
-        return shapes
+        """Refuse net.act1 = Sigmoid(), which would change no layer."""
+        if isinstance(value, _Layer) and name != 'loss' and 'layers' in vars(self):
+            raise AttributeError(f'net.{name} is no layer of the network: write net.layers[index]')
+        object.__setattr__(self, name, value)
 
     def __repr__(self):
         lines = []
-        total = 0
         for index, (layer, shape) in enumerate(zip(self.layers, self.shapes())):
-            count = sum(getattr(layer, name).size for name in layer.parameter_names)
-            total += count
-            shape = 'x'.join(map(str, shape))
-            lines.append(f'{index:3}  {layer!r:<50} {shape:<12} {count or "":>9}')
-        return '\n'.join(lines + [f'     {self.loss!r:<50} {"":<12} {total:>9} parameters'])
+            lines.append(f'{index:3}  {layer!r:<45} {"x".join(map(str, shape))}')
+        count = sum(getattr(layer, name).size for _, layer, name in self.parameters())
+        return '\n'.join(lines + [f'     {self.loss!r:<45} {count} parameters'])
 
 
 class Training(object):
     """Epochs of SGD on a network. The weights of the best epoch are kept.
 
     train and validation are pairs (data, label). The best epoch has the best balanced validation
-    accuracy. Without validation (None), the last epoch counts as the best. Each epoch shuffles the
-    rows. A step takes batch_size rows at the rate lr * schedule(part of the training done, 0..1).
-    With ema_decay d > 0, an exponential moving average of the weights is validated and kept:
-    average <- d average + (1 - d) w, where d grows to its value (after Polyak, Juditsky 1992).
-    `sgd` are the other arguments of Network.update. (seed, epoch) determines the random numbers of
-    an epoch.
+    accuracy; without validation (None) it is the last. Each epoch shuffles the rows. A step takes
+    batch_size rows at the rate lr * schedule(part of the training done). With ema_decay d > 0, an
+    average of the weights is validated and kept: average <- d average + (1 - d) w, where d grows to
+    its value (after Polyak, Juditsky 1992). (seed, epoch) decides an epoch's random numbers.
     """
 
     def __init__(self, net, train, validation, epochs, batch_size, lr, schedule=None, seed=0,
-                 ema_decay=0.0, **sgd):
+                 ema_decay=0.0, **sgd):      # sgd: of Network.update
         self.net = net
-        self.train = check_pair(train)
-        self.validation = None if validation is None else check_pair(validation)
+        self.train = net.labelled(*train)
+        self.validation = net.labelled(*validation) if validation else None
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
-        self.schedule = schedule
+        self.schedule = schedule or (lambda done: 1.0)
         self.seed = seed
         self.ema_decay = ema_decay
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f'ema_decay is {ema_decay}, expected at least 0 and less than 1')
         self.sgd = sgd
         self.history = []      # a record of each epoch
         self.steps = 0         # batches so far
-        self.last = net.copy_arrays()
-        self.best = None
-        self.average = net.copy_arrays() if ema_decay else None
+        self.best = copy.deepcopy(net.arrays())
+        self.average = copy.deepcopy(net.arrays()) if ema_decay else {}
         net.velocity = {}
+        net.held_back.add(fingerprint(*self.validation) if validation else 'no rows')
 
     def run(self, on_epoch=None, on_batch=None, verbose=True):
-        """Train to the last epoch, then put the best weights in place.
-
-        FloatingPointError, naming the epoch, if a loss or a weight is not finite. This error and
-        Ctrl-C, too, leave the best weights so far in place.
-        """
+        """Train. At the end, or after an error, put the best weights so far in place."""
         try:
             while len(self.history) < self.epochs:
                 self.run_epoch(on_batch)
@@ -343,12 +280,8 @@ class Training(object):
                     print(epoch_line(self.history[-1]), flush=True)
                 if on_epoch:
                     on_epoch(self.history[-1])
-        except FloatingPointError as error:
-            self.net.set_arrays(self.last)      # in the first epoch there are no best ones
-            raise FloatingPointError(f'epoch {len(self.history) + 1}: {error}')
         finally:
-            if self.best:
-                self.net.set_arrays(self.best)
+            self.net.set_arrays(self.best)
 
     def run_epoch(self, on_batch=None):
         """Train one epoch, validate, and keep the weights if they are the best so far."""
@@ -356,19 +289,18 @@ class Training(object):
         epoch = len(self.history) + 1
         self.net.reseed([self.seed, epoch])
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train[0]))
-        trained = self.train_rows(order, on_batch)
-        weights = self.net.copy_arrays()
+        with np.errstate(over='ignore', invalid='ignore'):      # check_finite looks at the results
+            trained = self.train_rows(order, on_batch)
+        weights = copy.deepcopy(self.net.arrays())
         for name, array in weights.items():
-            check_finite(f'after the last batch {name}', array)
+            check_finite(f'epoch {epoch}, after the last batch: {name}', array)
         self.net.set_arrays(self.average or weights)
-        validated = self.net.evaluate(*self.validation) if self.validation else None
+        validated = self.validation and self.net.evaluate(*self.validation)._asdict()
         if self.is_best(validated):
-            self.best = self.net.copy_arrays()
+            self.best = copy.deepcopy(self.net.arrays())
         self.net.set_arrays(weights)
-        self.last = weights
-        self.history.append({'epoch': epoch, 'epochs': self.epochs,
-                             'seconds': time.time() - started, 'train': trained._asdict(),
-                             'validation': validated._asdict() if validated else None})
+        self.history.append({'epoch': epoch, 'epochs': self.epochs, 'train': trained._asdict(),
+                             'validation': validated, 'seconds': time.time() - started})
 
     def train_rows(self, order, on_batch):
         """Take a step for each batch of rows in `order`. -> the Score of the training rows."""
@@ -379,9 +311,10 @@ class Training(object):
         self.net.train()
         for rows in batches(order, self.batch_size):
             predict, loss = self.net.forward(data[rows], label[rows])
-            check_finite(f'batch {done // self.batch_size + 1}: the loss', loss)
+            check_finite(f'epoch {len(self.history) + 1}, row {done} on: the loss', loss)
             self.net.backward()
-            self.net.update(self.rate(done / len(order)), **self.sgd)
+            done_in_all = (len(self.history) + done / len(order)) / self.epochs
+            self.net.update(self.lr * self.schedule(done_in_all), **self.sgd)
             self.update_average()
             predicted[rows] = predict.argmax(axis=1)
             total_loss += loss * len(rows)
@@ -389,12 +322,6 @@ class Training(object):
             if on_batch:
                 on_batch(done / len(order))
         return score(predicted, label, total_loss / len(label))
-
-    def rate(self, part_of_epoch):
-        """The learning rate of the next step."""
-        if self.schedule is None:
-            return self.lr
-        return self.lr * self.schedule((len(self.history) + part_of_epoch) / self.epochs)
 
     def update_average(self):
         """Move the average of the weights towards the present ones."""
@@ -409,147 +336,35 @@ class Training(object):
         if validated is None:
             return True
         before = [record['validation']['balanced_accuracy'] for record in self.history]
-        return not before or validated.balanced_accuracy > max(before)
-
-    def state(self):
-        """A copy of all that the next epoch depends on, for a checkpoint."""
-        return copy.deepcopy({'history': self.history, 'steps': self.steps, 'last': self.last,
-                              'best': self.best, 'average': self.average,
-                              'velocity': self.net.velocity})
-
-    def restore(self, state):
-        """Go on from what `state` returned, with the same bits. ValueError if it does not fit."""
-        state = copy.deepcopy(state)      # the training changes its arrays in place
-        self.net.set_arrays(state['last'], 'the weights of the checkpoint')
-        self.last = state['last']
-        self.history[:] = state['history']
-        self.steps = state['steps']
-        self.best = state['best']
-        self.average = state['average']
-        self.net.velocity = state['velocity']
+        return validated['balanced_accuracy'] > max(before, default=-1)
 
 
-# What is refused: each function raises an error of one sentence -----------------------------------
-
-def check_layers(layers):
-    """The layers as a list. TypeError or ValueError, naming one that cannot be in a network."""
-    layers = list(layers)
-    if not layers:
-        raise ValueError('a network needs at least one layer')
-    for index, layer in enumerate(layers):
-        kind = type(layer).__name__
-        if isinstance(layer, type):
-            kind = layer.__name__
-            raise TypeError(f'layer {index} is the class {kind}: write {kind}(...)')
-        if isinstance(layer, Loss):
-            raise TypeError(f'layer {index} is a loss: write Network(layers, {layer!r})')
-        if not hasattr(layer, 'parameter_names') or not hasattr(layer, 'backward'):
-            raise TypeError(f'layer {index} is a {kind}: derive its class from _Layer')
-        if any(layer is other for other in layers[:index]):
-            raise ValueError(f'layer {index} is in the network twice: a layer remembers one input '
-                             'only, make a second one')
-        check_parameter_names(layer)
-    return layers
-
-
-def check_parameter_names(layer):
-    """ValueError if the layer has a parameter that it does not list, or one that is no array."""
-    names = layer.parameter_names
-    if not isinstance(names, tuple):
-        raise ValueError(f'{layer!r}: parameter_names is {names!r}, expected a tuple such as '
-                         "('weight', 'bias')")
-    for name, value in vars(layer).items():
-        has_grad = hasattr(layer, f'{name}_grad') and name not in ('input', 'output')
-        if has_grad and value is not None and name not in names:
-            raise ValueError(f'{layer!r} has the parameter {name}, but SGD would not train it: '
-                             f"add '{name}' to parameter_names")
-    for name in names:
-        array = getattr(layer, name, None)
-        if not isinstance(array, np.ndarray) or array.dtype.kind != 'f':
-            kind = getattr(array, 'dtype', type(array).__name__)
-            raise ValueError(f'{layer!r}: the parameter {name} is {kind}, expected an array of '
-                             f'floats: write self.{name} = np.array(..., np.float32)')
-
-
-def check_loss(loss):
-    """TypeError unless `loss` is a loss object."""
-    if isinstance(loss, type) or not hasattr(loss, 'predict'):
-        raise TypeError(f'the loss is {loss!r}, expected an object with forward, backward and '
-                        'predict, such as SoftmaxWithLoss()')
-
-
-def check_batch(input, target=None):
-    """ValueError unless `input` holds rows, as many as there are targets."""
-    if np.ndim(input) < 2:
-        raise ValueError(f'got an input of shape {np.shape(input)}, expected rows (N, ...): pass '
-                         'one row as data[i:i+1], and put the input before the target')
-    if target is not None and (np.ndim(target) == 0 or len(target) != len(input)):
-        raise ValueError(f'got {len(input)} rows of input and targets of shape '
-                         f'{np.shape(target)}, expected one target for each row')
-
-
-def check_count(name, count):
-    """ValueError unless `count` is at least 1."""
-    if count < 1:
-        raise ValueError(f'{name} is {count}, expected 1 or more')
-
-
-def check_rates(lr, momentum, nesterov, weight_decay):
-    """lr, momentum and weight_decay as floats. TypeError or ValueError if one cannot be used."""
-    for name, value in (('lr', lr), ('momentum', momentum), ('weight_decay', weight_decay)):
-        if not isinstance(value, (int, float, np.number)):
-            raise TypeError(f'{name} is {value!r}, expected a number')
-        if not value >= 0:
-            raise ValueError(f'{name} is {value}, expected 0 or more')
-    if nesterov and momentum == 0:
-        raise ValueError('nesterov needs a momentum above 0')
-    return float(lr), float(momentum), float(weight_decay)
-
-
-def check_pair(pair):
-    """(data, label) -> rows (N, ...) and integer labels (N,) as arrays. TypeError, ValueError."""
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise TypeError(f'got a {type(pair).__name__}, expected a pair: write '
-                        'fit((data, label), (validation_data, validation_label), ...)')
-    data, label = np.asarray(pair[0]), np.asarray(pair[1])
-    if data.ndim < 2 or len(data) == 0:
-        raise ValueError(f'got data of shape {data.shape}, expected rows (N, ...), at least one')
-    if label.shape != (len(data),) or label.dtype.kind not in 'iu':
-        hint = ': pass one_hot.argmax(axis=1)' if label.ndim == 2 else ''
-        raise ValueError(f'got {len(data)} rows and labels of shape {label.shape} and dtype '
-                         f'{label.dtype}, expected integer labels ({len(data)},){hint}')
-    return data, label
+def check_parameters(layer):
+    """ValueError if a layer has the gradient of a parameter that it does not list."""
+    known = layer.parameter_names + ('input', 'output', 'needs_input')
+    for name in vars(layer):
+        if name.endswith('_grad') and name[:-len('_grad')] not in known:
+            raise ValueError(f'{layer!r} has {name}: complete its parameter_names')
 
 
 def check_finite(name, value):
     """FloatingPointError unless every number of `value` is finite."""
     if not np.isfinite(value).all():
-        raise FloatingPointError(f'{name} is not finite: lower the learning rate, or look for inf '
-                                 'and nan in the input')
+        raise FloatingPointError(f'{name} is not finite: lower the rate, or look at the input')
 
 
-def check_arrays(arrays, expected, origin):
-    """ValueError unless `arrays` has the names and the shapes of `expected`, and floats."""
-    missing = sorted(set(expected) - set(arrays))
-    others = sorted(set(arrays) - set(expected))
-    if missing or others:
-        raise ValueError(f'{origin} is of another network: {len(missing)} arrays are missing '
-                         f'{missing[:1]}, {len(others)} are not known {others[:1]}')
-    for name, array in expected.items():
-        got = arrays[name]
-        if got.shape != array.shape or got.dtype.kind != 'f':
-            raise ValueError(f'{origin}: {name} has the shape {got.shape} and dtype {got.dtype}, '
-                             f'expected floats {array.shape}')
+def fingerprint(data, label):
+    """Rows (N, ...) and labels (N,) -> a text that tells them from other rows, in any order."""
+    rows = np.column_stack([label, np.reshape(data, (len(data), -1))]).astype(np.float32)
+    checksums = [zlib.crc32(row.tobytes()) for row in rows]
+    return f'{len(rows)} rows, {sum(checksums):x}'
 
 
-# Batches, scores and schedules --------------------------------------------------------------------
-
-# The mean loss, the percentage of right rows, and the mean of this percentage over the classes
 Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
 
 
 def score(predicted, label, loss=float('nan')):
-    """Predicted and true labels (N,) -> their Score with this loss."""
+    """Predicted, true labels (N,) -> Score: this loss, % right, and the mean of % over classes."""
     hit = predicted == label
     rows = np.bincount(label)
     hits = np.bincount(label, weights=hit)
@@ -559,7 +374,6 @@ def score(predicted, label, loss=float('nan')):
 
 def batches(order, batch_size):
     """Cut row numbers (N,) into batches. A single last row joins the batch before: BatchNorm."""
-    check_count('batch_size', batch_size)
     starts = list(range(0, len(order), batch_size))
     if len(order) - starts[-1] == 1 and batch_size > 1:
         starts.pop()
@@ -568,18 +382,12 @@ def batches(order, batch_size):
 
 def split_rows(count, validation_count, seed):
     """Shuffle 0..count-1 and cut it in two -> (training rows, validation rows)."""
-    if not 0 < validation_count < count:
-        raise ValueError(f'cannot keep {validation_count} of {count} rows for validation: keep one '
-                         'or more, but not all')
     order = np.random.default_rng(seed).permutation(count)
     return order[:-validation_count], order[-validation_count:]
 
 
 def one_cycle(done, warm_up=0.2):
-    """The factor on the learning rate: up from 1/25 to 1 in the first fifth, then down to 0.
-
-    Smith, Topin: Super-Convergence, 2017 (arXiv:1708.07120).
-    """
+    """The factor on lr: up from 1/25, then down to 0 (Smith, Topin 2017, arXiv:1708.07120)."""
     if done < warm_up:
         return 0.04 + 0.96 * done / warm_up
     return (1 - done) / (1 - warm_up)
@@ -588,11 +396,11 @@ def one_cycle(done, warm_up=0.2):
 def correct_class_prior(predict, label):
     """Class-prior correction of probabilities (N, K), for a test with equally frequent classes.
 
-    `label` are the training labels. By Bayes' rule p(class | image) is proportional to
-    p(image | class) p(class). So divide by p(class). A class without a row counts as one row.
+    By Bayes' rule p(class | image) is proportional to p(image | class) p(class). So divide by
+    p(class), from the training labels (N,).
     """
     count = np.bincount(label, minlength=predict.shape[1])
-    prior = np.maximum(count, 1) / len(label)
+    prior = np.maximum(count, 1) / len(label)      # a class without a row counts as one row
     weighted = predict / prior.astype(predict.dtype)
     return weighted / weighted.sum(axis=1, keepdims=True)
 
@@ -600,13 +408,11 @@ def correct_class_prior(predict, label):
 def even_class_counts(predict, steps=50):
     """Probabilities (N, K) of a whole test -> (N, K) float64, if each class has N / K of the rows.
 
-    Each class gets a factor, so that all classes have the same sum of probabilities (Sinkhorn,
-    Knopp 1967). Label smoothing makes probabilities too even, so they are squared first.
-    ValueError for fewer rows than classes.
+    A factor for each class makes the sums of all classes equal (Sinkhorn, Knopp 1967). Label
+    smoothing makes probabilities too even, so they are squared first.
     """
     if len(predict) < predict.shape[1]:
-        raise ValueError(f'got {len(predict)} rows for {predict.shape[1]} classes, expected a '
-                         'whole test: use correct_class_prior for a few rows')
+        raise ValueError(f'got {len(predict)} rows, fewer than classes: not a whole test')
     weighted = np.maximum(predict, 1e-30).astype(np.float64) ** 2      # no class sums to 0
     for _ in range(steps):
         weighted /= weighted.sum(axis=0)                        # a class sums to 1
@@ -620,22 +426,18 @@ def epoch_line(record):
     for name, part in (('Train', record['train']), ('Val', record['validation'])):
         if part:
             line += f' |{name} Loss:{part["loss"]:8.4f} |{name} Acc:{part["accuracy"]:8.4f}'
-    if record['validation']:
-        line += f' |Balanced:{record["validation"]["balanced_accuracy"]:8.4f}'
+            line += f' |Balanced:{part["balanced_accuracy"]:8.4f}'
     return line + f' |Time:{record["seconds"]:6.1f} s'
 
-
-# The networks of images ---------------------------------------------------------------------------
 
 def character_network(rng=None, stages=((32,), (96, 96), (192, 192)), hidden=256, dropout=0.3,
                       augment=1.5, Conv2d=Conv2d, Network=Network):
     """A convolutional network for rows of 784 pixels. The default is the leaderboard's.
 
-    `stages` are the output channels of the convolutions. The last convolution of a stage is
-    followed by MaxPool2d, which halves the sides: 28, 14, 7, 4. `augment` multiplies the limits of
-    Augment; 0 leaves it out.
+    `stages` are the output channels of the convolutions. MaxPool2d ends a stage, and halves the
+    sides: 28, 14, 7, 4. `augment` multiplies the limits of Augment; 0 leaves it out.
     """
-    rng = np.random.default_rng(0) if rng is None else rng
+    rng = rng or np.random.default_rng(0)
     layers = [PixelScaling()]
     if augment:
         layers += [Augment(rotation=5 * augment, scale=0.05 * augment, shear=0.06 * augment,
@@ -643,13 +445,11 @@ def character_network(rng=None, stages=((32,), (96, 96), (192, 192)), hidden=256
     layers += [Reshape(28, 28, 1)]
     side, channels = 28, 1
     for stage in stages:
-        for number, outputs in enumerate(stage, 1):
-            layers += [Conv2d(channels, outputs, rng=rng, bias=False)]
-            if number == len(stage):
-                layers += [MaxPool2d()]
-                side = (side + 1) // 2
-            layers += [BatchNorm(outputs), ReLU()]
+        for outputs in stage:
+            layers += [Conv2d(channels, outputs, rng=rng, bias=False), BatchNorm(outputs), ReLU()]
             channels = outputs
+        layers.insert(-2, MaxPool2d())      # before BatchNorm, which then has a quarter of the work
+        side = (side + 1) // 2
     layers += [Flatten(), Dropout(dropout, rng)]
     layers += [FullyConnected(side * side * channels, hidden, rng), BatchNorm(hidden), ReLU()]
     layers += [Dropout(dropout, rng), FullyConnected(hidden, 47, rng)]
@@ -666,148 +466,35 @@ CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Bal
 
 
 def read_csv(path, columns):
-    """Read a CSV file of integers 0..255 without a header line: (N, columns) uint8.
-
-    Blank lines and the byte order mark that Excel writes are skipped. FileNotFoundError, or
-    ValueError that names the first wrong line.
-    """
-    rows = bytearray()
+    """Read a CSV file of integers 0..255 without a header line: (N, columns) uint8. ValueError."""
+    parts = []
     try:
-        with open(path, 'rb') as file:
-            for number, line in enumerate(file, 1):
-                line = line.strip(b'\xef\xbb\xbf \t\r\n')
-                if line:
-                    rows += parse_line(line, columns)
-    except FileNotFoundError:
-        makes = ', or make it with data/prepare.py' if os.path.exists('data/prepare.py') else ''
-        raise FileNotFoundError(f'{path} is missing: copy it there{makes}') from None
-    except ValueError as error:
-        remedy = 'delete a header line, unpack a packed file, or copy or download it again'
-        if os.path.exists('data/check.py'):
-            remedy = f'run "python data/check.py {path}", which says what to do'
-        raise ValueError(f'{path}, line {number}: {error}, expected {columns} integers 0..255 with '
-                         f'commas between: {remedy}') from None
-    if not rows:
-        raise ValueError(f'{path} is empty, expected lines of {columns} integers 0..255: copy or '
-                         'download it again')
-    return np.frombuffer(rows, dtype=np.uint8).reshape(-1, columns)
-
-
-def parse_line(line, columns):
-    """A line of integers 0..255 -> bytes, one for each. ValueError that says what is wrong."""
-    not_digits = line.translate(None, b'0123456789')
-    if not_digits == b',' * (columns - 1) and not line.endswith(b','):
-        try:
-            values = np.fromstring(line, dtype=np.uint64, sep=',')
-            if len(values) == columns and values.max() <= 255:
-                return values.astype(np.uint8).tobytes()
-        except (ValueError, DeprecationWarning):      # a number is missing; NumPy < 2.3 only warns
-            pass
-    if line.count(b',') != columns - 1:
-        start = line[:20].decode('latin-1')
-        raise ValueError(f'got {line.count(b",") + 1} numbers, the line starts with {start!a}')
-    for field in line.split(b','):
-        if not field.isdigit() or float(field) > 255:
-            raise ValueError(f'got {field[:20].decode("latin-1")!a}')
+        for table in pd.read_csv(path, header=None, dtype=np.int32, chunksize=10000):
+            values = table.values
+            if values.shape[1] != columns or values.min() < 0 or values.max() > 255:
+                raise ValueError(f'got {values.shape[1]} columns, {values.min()}..{values.max()}')
+            parts.append(values.astype(np.uint8))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f'{path}: expected lines of {columns} integers 0..255, no header line: '
+                         f'{error} (data/check.py says more)') from error
+    return np.concatenate(parts)
 
 
 def read_train(path):
-    """Read train.csv: its pixels (N, 784) uint8 and its labels (N,) int, 0..46.
-
-    Raises what read_csv raises, and ValueError for a label outside 0..46. Warns if a class has no
-    row.
-    """
+    """Read train.csv: pixels (N, 784) uint8, labels (N,) int, each of 0..46. Else ValueError."""
     rows = read_csv(path, 1 + 28 * 28)
     label = rows[:, 0].astype(int)
-    last = rows[:, -1]
-    if last.max() < len(CLASS_NAMES) and len(np.unique(last)) > len(np.unique(label)):
-        raise ValueError(f'{path}: the labels seem to be in the last column, expected them in the '
-                         'first: move that column to the front')
-    wrong = label >= len(CLASS_NAMES)
-    if wrong.any():
-        row = wrong.argmax()
-        raise ValueError(f'{path}: row {row + 1} has the label {label[row]}, expected 0..46: '
-                         'subtract 1 from each if they count from 1, or use the data of this lab')
-    try:
-        refuse_missing_classes(label, path)
-    except ValueError as error:
-        warnings.warn(str(error), stacklevel=2)
-    return rows[:, 1:], label
-
-
-def refuse_missing_classes(label, path):
-    """ValueError that names the classes without a row among the labels (N,)."""
     missing = np.setdiff1d(np.arange(len(CLASS_NAMES)), label)
-    if missing.size:
-        raise ValueError(f'{path} has no row of {missing.size} of the 47 classes, the labels '
-                         f'{missing.tolist()}: use the whole train.csv of this lab')
+    if label.max() > 46 or missing.size:
+        raise ValueError(f'{path}: expected all labels 0..46 in the first column, got up to '
+                         f'{label.max()}, without {missing.tolist()}')
+    return rows[:, 1:], label
 
 
 def write_submission(path, predicted):
     """Write predicted labels (N,) as Kaggle wants them: the header Id,Category, then 0,label ..."""
     predicted = np.asarray(predicted)
-    right = np.isin(predicted, np.arange(len(CLASS_NAMES)))
-    if predicted.ndim != 1 or not predicted.size or not right.all():
-        raise ValueError(f'{path} was not written: got {predicted.dtype} {predicted.shape}, '
-                         'expected labels 0..46 (N,), as predict(...).argmax(axis=1) gives')
-    lines = [f'{row},{label}\n' for row, label in enumerate(predicted.astype(int))]
-    with replacing(path) as file:
-        file.write(('Id,Category\n' + ''.join(lines)).encode('ascii'))
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Open a binary file that takes the place of `path` when it is complete.
-
-    After an error, the file at `path` is as it was. A symbolic link is followed.
-    """
-    path = os.path.realpath(path)
-    beside = f'{path}.{os.getpid()}.part'
-    try:
-        with open(beside, 'wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        replace_file(beside, path)
-    except OSError as error:
-        remedy = 'free space there or choose another folder'
-        if isinstance(error, PermissionError):
-            remedy = 'close the program that has it open, or choose another folder'
-        if isinstance(error, FileNotFoundError):
-            remedy = 'make the folder, or choose another folder'
-        raise OSError(error.errno, f'{error.strerror}: nothing was written, {remedy}', path)
-    finally:
-        if os.path.lexists(beside):
-            os.remove(beside)
-
-
-def replace_file(source, target, tries=20):
-    """os.replace, tried for two seconds: on Windows another program may have `target` open."""
-    for _ in range(tries):
-        try:
-            return os.replace(source, target)
-        except PermissionError:
-            time.sleep(0.1)
-    return os.replace(source, target)
-
-
-def write_npz(path, arrays):
-    """Write {name: array} to an .npz file, without pickle."""
-    packed = io.BytesIO()
-    np.savez(packed, **arrays)
-    with replacing(path) as file:
-        file.write(packed.getbuffer())
-
-
-def read_npz(path):
-    """Read {name: array} from an .npz file. ValueError if it is damaged or holds objects."""
-    with open(path, 'rb') as stream:
-        try:
-            if zipfile.ZipFile(stream).testzip():      # NumPy alone skips some checksums
-                raise ValueError('a checksum does not fit')
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except Exception as error:      # a damaged file raises a dozen kinds of errors
-            raise ValueError(f'{path} is not a whole .npz file of arrays '
-                             f'({type(error).__name__}): fetch it again, or train again')
+    if predicted.dtype.kind not in 'iu' or not np.isin(predicted, range(len(CLASS_NAMES))).all():
+        raise ValueError(f'expected labels 0..46 (N,), got {predicted.dtype} {predicted.shape}')
+    pd.DataFrame({'Category': predicted}).to_csv(f'{path}.part', index_label='Id')
+    os.replace(f'{path}.part', path)

@@ -256,9 +256,7 @@ def matrix_products(net, batch):
     """
     rng = np.random.default_rng(0)
     pairs = []
-    shape = net.input_shape
-    for each in net.layers:
-        shape = each.output_shape(shape)
+    for each, shape in zip(net.layers, net.shapes()):
         if isinstance(each, (FullyConnected, layer.Conv2d)):
             channels, outputs = each.weight.shape[-2:]
             taps = each.weight.size // (channels * outputs)

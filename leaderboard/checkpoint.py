@@ -4,24 +4,26 @@
     checkpoint.load()                                     # if the file is there
     training.run(on_epoch=checkpoint.save)                # writes the file after each epoch
 
-The file holds what Training.state() returns, and a fingerprint that says which training it is.
+The file holds all that the next epoch depends on, and a fingerprint that says which training it is.
+Files are written whole or not at all, and read without pickle.
 """
+import contextlib
+import io
 import json
 import os
+import time
+import zipfile
 import zlib
 
 import numpy as np
-
-from network import check_arrays, read_npz, write_npz
-
-PARTS = ('last', 'best', 'average', 'velocity')     # the parts of Training.state() with arrays
 
 
 class Checkpoint(object):
     """The file of one training.
 
-    It is an .npz file. The array 'last 0.FullyConnected.weight' is that array in the part 'last'.
-    The array 'about' is a JSON text: the fingerprint, the history and the number of steps.
+    It is an .npz file. The array 'last 0.FullyConnected.weight' is that array of the network after
+    the last epoch. 'best', 'average' and 'velocity' are the other parts. The array 'about' is a
+    JSON text: the fingerprint, the history and the number of steps.
     """
 
     def __init__(self, path, training):
@@ -30,12 +32,15 @@ class Checkpoint(object):
         self.fingerprint = fingerprint(training)
 
     def save(self, record=None):
-        """Write the state. On an error the file stays as it was. `record` is not used."""
-        state = self.training.state()
-        about = {'fingerprint': self.fingerprint, 'history': state['history'],
-                 'steps': state['steps']}
-        parts = {part: state[part] or {} for part in PARTS}
-        arrays = flat(parts)
+        """Write the state after an epoch. On an error the file stays. `record` is not used."""
+        training = self.training
+        about = {'fingerprint': self.fingerprint, 'history': training.history,
+                 'steps': training.steps}
+        velocity = {name: training.net.velocity[layer, attribute]
+                    for name, layer, attribute in training.net.parameters()
+                    if (layer, attribute) in training.net.velocity}
+        arrays = flat({'last': training.net.arrays(), 'best': training.best,
+                       'average': training.average, 'velocity': velocity})
         arrays['about'] = np.array(json.dumps(about))
         write_npz(self.path, arrays)
 
@@ -51,13 +56,19 @@ class Checkpoint(object):
         found, history, steps = read_about(arrays.pop('about', ''), self.path)
         check_fingerprint(found, self.fingerprint, self.path)
         check_arrays(arrays, self.expected_arrays(), self.path)
-        state = {'history': history, 'steps': steps}
-        for part in PARTS:
-            state[part] = {}
+        parts = {'last': {}, 'best': {}, 'average': {}, 'velocity': {}}
         for key, array in arrays.items():
             part, name = key.split(' ', 1)
-            state[part][name] = array
-        self.training.restore(state)
+            parts[part][name] = array
+        training = self.training
+        training.net.set_arrays(parts['last'])
+        training.history[:] = history
+        training.steps = steps
+        training.best = parts['best']
+        training.average = parts['average']
+        for name, layer, attribute in training.net.parameters():
+            if name in parts['velocity']:
+                training.net.velocity[layer, attribute] = parts['velocity'][name]
 
     def expected_arrays(self):
         """{name: array} with the names and shapes of the arrays that the file must hold."""
@@ -95,12 +106,13 @@ def fingerprint(training):
     net = training.net
     fields = {}
     fields['network'] = repr(net)
-    fields['classes'] = class_names([net] + net.layers)
+    fields['classes'] = class_names([net, net.loss] + net.layers)
+    fields['settings'] = [settings(layer) for layer in net.layers + [net.loss]]
     fields['parts'] = getattr(net, 'parts', 1)      # of a batch, see ParallelNetwork
     fields['epochs'] = int(training.epochs)
     fields['batch_size'] = int(training.batch_size)
     fields['lr'] = float(training.lr)
-    fields['schedule'] = schedule_values(training.schedule)
+    fields['schedule'] = schedule_checksum(training)
     fields['seed'] = int(training.seed)
     fields['ema_decay'] = float(training.ema_decay)
     for name, value in training.sgd.items():
@@ -115,18 +127,20 @@ def class_names(objects):
     return [f'{type(each).__module__}.{type(each).__name__}' for each in objects]
 
 
-def schedule_values(schedule, count=16):
-    """The schedule at `count` points of the training, as a function has no name of its own."""
-    if schedule is None:
-        return []
-    return [float(schedule(index / count)) for index in range(count)]
+def settings(layer):
+    """{name: number} of the settings of a layer, e.g. p of Dropout, momentum of BatchNorm."""
+    return {name: value for name, value in vars(layer).items() if type(value) in (int, float)}
+
+
+def schedule_checksum(training):
+    """A checksum of the learning rate at each step. A schedule is a function without a name."""
+    steps = training.epochs * (len(training.train[0]) // training.batch_size + 1)
+    values = [float(training.schedule(step / steps)) for step in range(steps)]
+    return zlib.crc32(np.array(values).tobytes())
 
 
 def checksum(pair):
-    """(data, label) or None -> a text with the shape, the dtype and the checksums.
-
-    The dtype of the labels does not count: it changes nothing in a training.
-    """
+    """(data, label) or None -> a text with the shape, the dtype and the checksums."""
     if pair is None:
         return 'none'
     data, label = pair
@@ -142,3 +156,75 @@ def check_fingerprint(found, expected, path):
     if different:
         raise ValueError(f'{path} is the checkpoint of another training, which differs in '
                          f'{", ".join(different)}: move it away, or name another checkpoint file')
+
+
+def check_arrays(arrays, expected, origin):
+    """ValueError unless `arrays` has the names and the shapes of `expected`, and floats."""
+    if sorted(arrays) != sorted(expected):
+        different = sorted(set(arrays) ^ set(expected))
+        raise ValueError(f'{origin} is of another network, which differs in {different[:1]}')
+    for name, array in expected.items():
+        got = arrays[name]
+        if got.shape != array.shape or got.dtype.kind != 'f':
+            raise ValueError(f'{origin}: {name} has the shape {got.shape} and dtype {got.dtype}, '
+                             f'expected floats {array.shape}')
+
+
+# Whole files --------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def replacing(path):
+    """Open a binary file that takes the place of `path` when it is complete.
+
+    After an error, the file at `path` is as it was. A symbolic link is followed.
+    """
+    path = os.path.realpath(path)
+    beside = f'{path}.{os.getpid()}.part'
+    try:
+        with open(beside, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        replace_file(beside, path)
+    except OSError as error:
+        remedy = 'free space there or choose another folder'
+        if isinstance(error, PermissionError):
+            remedy = 'close the program that has it open, or choose another folder'
+        if isinstance(error, FileNotFoundError):
+            remedy = 'make the folder, or choose another folder'
+        raise OSError(error.errno, f'{error.strerror}: nothing was written, {remedy}', path)
+    finally:
+        if os.path.lexists(beside):
+            os.remove(beside)
+
+
+def replace_file(source, target, tries=20):
+    """os.replace, tried for two seconds: on Windows another program may have `target` open."""
+    for _ in range(tries):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(0.1)
+    return os.replace(source, target)
+
+
+def write_npz(path, arrays):
+    """Write {name: array} to an .npz file, without pickle."""
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    with replacing(path) as file:
+        file.write(packed.getbuffer())
+
+
+def read_npz(path):
+    """Read {name: array} from an .npz file. ValueError if it is damaged or holds objects."""
+    with open(path, 'rb') as stream:
+        try:
+            if zipfile.ZipFile(stream).testzip():      # NumPy alone skips some checksums
+                raise ValueError('a checksum does not fit')
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except Exception as error:      # a damaged file raises a dozen kinds of errors
+            raise ValueError(f'{path} is not a whole .npz file of arrays '
+                             f'({type(error).__name__}): fetch it again, or train again')

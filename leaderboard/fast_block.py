@@ -72,20 +72,19 @@ class Block(_Layer):
 
     def forward(self, input):
         """(N, H, W, C) -> (N, H, W, O), with half the sides if the run has a MaxPool2d."""
-        self.conv.check_input(input)
+        input = input.astype(np.result_type(input, self.conv.weight), copy=False)
         images = input.transpose(1, 2, 0, 3)                       # (H, W, N, C), as in memory
-        if self.norm.training:
-            output, kept = self.forward_in_training(images)
+        if self.training and self.norm.training:
+            output, self.kept = self.forward_in_training(images)
         else:
-            output, kept = self.forward_in_evaluation(images), (input,)
-        output = output.transpose(2, 0, 1, 3)
-        self.remember(output, kept)
-        return output
+            output = self.forward_in_evaluation(images)
+            self.kept = (input,)
+        return output.transpose(2, 0, 1, 3)
 
     def backward(self, output_grad):
         """dE/d(output) -> dE/d(input)."""
-        kept = self.recall(output_grad)
-        self.cache = None
+        kept = self.kept
+        self.kept = None
         if len(kept) == 1:
             return self.backward_in_evaluation(kept[0], output_grad)
         return self.backward_in_training(output_grad.transpose(1, 2, 0, 3), *kept)
@@ -147,9 +146,11 @@ class Block(_Layer):
         scale = norm.weight / np.sqrt(norm.running_var + norm.eps)
         shift = norm.bias - scale * norm.running_mean
         kernel = self.conv.weight if self.pool_first else self.conv.weight * scale
-        height, width, rows, channels = images.shape
-        height, width, outputs = self.output_shape((height, width, channels))
-        output = np.empty((height, width, rows, outputs), images.dtype)
+        height, width, rows, _ = images.shape
+        if self.pool_first or self.pool_last:
+            height = (height + 1) // 2
+            width = (width + 1) // 2
+        output = np.empty((height, width, rows, norm.features), images.dtype)
         for part, sums in fast_conv2d.correlate_parts(images, kernel):
             if self.pool_first or self.pool_last:
                 sums, _ = pool(sums, find_winners=False)
@@ -166,11 +167,6 @@ class Block(_Layer):
         for layer in reversed(self.layers):
             output_grad = layer.backward(output_grad)
         return output_grad
-
-    def output_shape(self, input_shape):
-        for layer in self.layers:
-            input_shape = layer.output_shape(input_shape)
-        return input_shape
 
     def __repr__(self):
         return ' + '.join(map(repr, self.layers))

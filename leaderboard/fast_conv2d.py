@@ -48,21 +48,18 @@ class Conv2d(layer.Conv2d):
         """(N, H, W, C) -> (N, H, W, O)."""
         if not self.is_fast():
             return super().forward(input)
-        self.check_input(input)
-        output, values = correlate(input, self.weight)
+        output, self.values = correlate(input, self.weight)
         if self.bias is not None:
             output += self.bias
-        self.remember(output, values)
         return output
 
     def backward(self, output_grad):
         """(N, H, W, O) -> (N, H, W, C)."""
         if not self.is_fast():
             return super().backward(output_grad)
-        values = self.recall(output_grad)
         if self.bias is not None:
             self.bias_grad = output_grad.reshape(-1, self.out_channels).sum(axis=0, keepdims=True)
-        self.weight_grad, input_grad = correlate_backward(values, output_grad, self.weight,
+        self.weight_grad, input_grad = correlate_backward(self.values, output_grad, self.weight,
                                                           self.needs_input_grad)
         return input_grad
 
@@ -74,9 +71,11 @@ class Conv2d(layer.Conv2d):
 def correlate(images, weight, keep=True):
     """Images (N, H, W, C) and a kernel (k, k, C, O) -> (N, H, W, O), and values for the backward.
 
-    With keep=False the values are None.
+    With keep=False the values are None. All are computed in the wider dtype of the two.
     """
-    images = images.transpose(1, 2, 0, 3)
+    dtype = np.result_type(images, weight)
+    weight = weight.astype(dtype, copy=False)
+    images = images.astype(dtype, copy=False).transpose(1, 2, 0, 3)
     values = empty_values(images, weight) if keep else None
     parts = correlate_parts(images, weight, values)
     output = join_parts(parts, images.shape[:3] + weight.shape[3:], images.dtype)

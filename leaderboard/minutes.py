@@ -28,9 +28,10 @@ sys.path[:0] = [ROOT, HOME]
 
 import benchmark                                                                # noqa: E402
 import torch_training                                                           # noqa: E402
+from checkpoint import replacing                                                # noqa: E402
 from fast_conv2d import Conv2d                                                  # noqa: E402
 from network import (CHARACTER_TRAINING, Network, Training, character_network,  # noqa: E402
-                     correct_class_prior, read_train, replacing, score, split_rows)
+                     correct_class_prior, read_train, score, split_rows)
 from parallel import ParallelNetwork                                            # noqa: E402
 from train import COPIES, NETWORKS, TRAININGS                                   # noqa: E402
 

@@ -23,10 +23,8 @@ import sys
 import numpy as np
 
 from fast_block import fuse
-from network import Network, check_batch
-
-# A replica keeps its own of these; it takes all other attributes of a layer from the network
-OWN = ('cache', 'rng')
+from layer import target_rows
+from network import Network
 
 
 class ParallelNetwork(Network):
@@ -38,6 +36,7 @@ class ParallelNetwork(Network):
     """
 
     def __init__(self, layers=None, loss=None, rng=None, input_shape=None, parts=2):
+        self.replicas = []
         super().__init__(layers, loss, rng, input_shape)
         if not isinstance(parts, int) or parts < 1:
             raise ValueError(f'parts is {parts!r}, expected 1 or more')
@@ -60,8 +59,9 @@ class ParallelNetwork(Network):
 
     def forward(self, input, target):
         """Rows (N, ...) and targets (N,) or (N, K) -> predictions (N, K) and the mean loss."""
+        self.is_forward_done = False
+        target = target_rows(target, (len(input),) + self.shapes()[-1])
         self.refresh_replicas()
-        check_batch(input, target)
         count = self.part_count(input)
         inputs = np.array_split(input, count)
         results = self.run(forward_part, inputs, np.array_split(target, count),
@@ -70,10 +70,13 @@ class ParallelNetwork(Network):
         self.merge_states()
         predict = np.concatenate([predict for predict, _ in results])
         loss = sum(share * loss for share, (_, loss) in zip(self.shares, results))
+        self.is_forward_done = True
         return predict, loss
 
     def backward(self):
         """Set every layer's weight_grad and bias_grad: the gradients of the last forward's loss."""
+        if not self.is_forward_done:
+            raise RuntimeError('backward needs a whole forward before it')
         self.run(Network.backward)
         for _, layer, attribute in self.parameters():
             self.merge(layer, attribute + '_grad')
@@ -86,7 +89,7 @@ class ParallelNetwork(Network):
 
     @contextlib.contextmanager
     def evaluation(self):
-        """Evaluation mode for a `with` block. Modes and generators are then as they were before."""
+        """Evaluation mode for a `with` block. Then all is as before, in the replicas, too."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(super().evaluation())
             for replica in self.replicas:
@@ -104,19 +107,14 @@ class ParallelNetwork(Network):
     # How it is done -------------------------------------------------------------------------------
 
     def refresh_replicas(self):
-        """Give the replicas the present layers, weights, modes and settings.
-
-        The last batch is forgotten: if this one is refused, backward must not use the last one.
-        """
+        """Give the replicas the present layers, weights, modes and settings."""
         if self.layers != self.twins[0]:      # a layer was exchanged
             self.make_replicas()
         for number, replica in enumerate(self.replicas):
             replica.loss = copy.copy(self.loss) if number else self.loss
-            replica.loss.cache = None
             for layer, twin in zip(self.layers, self.twins[number]):
-                for name, value in vars(layer).items():
-                    if name not in OWN:
-                        setattr(twin, name, value)
+                own = {'rng': twin.rng} if hasattr(twin, 'rng') else {}
+                twin.__dict__ = dict(vars(layer), **own)
 
     def part_count(self, input):
         """The number of parts of this batch."""

@@ -33,14 +33,14 @@ def torch_model(net):
     modules = []
     image_shape = None
     shape = net.input_shape
-    for each in net.layers:
+    for each, output_shape in zip(net.layers, net.shapes()):
         if type(each) not in (PixelScaling, Augment):      # these two are not part of the model
             modules.append(torch_layer(each, shape, image_shape))
         if type(each) is Flatten:
             image_shape = shape
         elif type(each) is FullyConnected:
             image_shape = None
-        shape = each.output_shape(shape)
+        shape = output_shape
     return nn.Sequential(*modules)
 
 
@@ -159,15 +159,16 @@ class TorchTraining(Training):
         self.net.model.train()
         done = 0
         for rows in batches(order, self.batch_size):
-            self.step(pixels[rows], label[rows], self.rate(done / len(order)))
+            done_in_all = (len(self.history) + done / len(order)) / self.epochs
+            self.step(pixels[rows], label[rows], self.lr * self.schedule(done_in_all))
             done += len(rows)
         if not self.ema_decay:
             self.move_average(1)
         predicted = self.average.predict(self.validation[0]).argmax(axis=1)
-        validated = score(predicted, self.validation[1])
+        validated = score(predicted, self.validation[1])._asdict()
         if self.is_best(validated):
             self.best = copy.deepcopy(self.average)
-        self.history.append({'validation': validated._asdict()})
+        self.history.append({'validation': validated})
 
     def step(self, pixels, label, rate):
         """One step of SGD, and of the moving average."""

@@ -11,7 +11,6 @@ import argparse
 import os
 import sys
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -19,13 +18,12 @@ import pandas as pd
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'data')]
 
-from checkpoint import Checkpoint      # noqa: E402
+from checkpoint import Checkpoint, replacing, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Training,      # noqa: E402
                      character_network, correct_class_prior, epoch_line, even_class_counts,
-                     read_csv, read_train, refuse_missing_classes, replacing, score, split_rows,
-                     write_submission)
+                     read_csv, read_train, score, split_rows, write_submission)
 from parallel import ParallelNetwork, blas_controller      # noqa: E402
 
 COPIES = 8      # of each row, for test-time augmentation
@@ -146,13 +144,9 @@ def check_paths(options):
 def read_data(folder):
     """Read train.csv and test.csv -> pixels (N, 784), labels (N,), test pixels (M, 784).
 
-    ValueError if a class has no training row, or if the test has fewer rows than classes.
+    ValueError if the test has fewer rows than classes.
     """
-    path = os.path.join(folder, 'train.csv')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')     # of the missing classes, which are refused here
-        pixels, label = read_train(path)
-    refuse_missing_classes(label, path)
+    pixels, label = read_train(os.path.join(folder, 'train.csv'))
     path = os.path.join(folder, 'test.csv')
     test = read_csv(path, pixels.shape[1])
     if len(test) < len(CLASS_NAMES):
@@ -206,12 +200,14 @@ def make_training(options, pixels, label):
 def save_weights(net, path):
     """Write the weights as float16. ValueError if one is too large, which would become inf."""
     largest = np.finfo(np.float16).max
+    arrays = {'held_back': np.array(sorted(net.held_back))}
     for name, array in net.arrays().items():
         if np.abs(array).max() > largest:
             raise ValueError(f'{path} was not written: {name} has a number of size '
                              f'{np.abs(array).max():g}, and float16 ends at {largest:g}: train '
                              'with a lower learning rate')
-    net.save(path, np.float16)
+        arrays[name] = array.astype(np.float16)
+    write_npz(path, arrays)
 
 
 def write_curve(path, history):

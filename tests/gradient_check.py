@@ -6,6 +6,8 @@ input and of each parameter moves up and down by a small step h:
 
     dE/dw = (E(w + h) - E(w - h)) / 2h + O(h^2)
 
+The differences are taken before the sum, which rounds less.
+
     check_gradients(FullyConnected(3, 2), np.random.randn(4, 3))                  # says nothing
     check_gradients(SoftmaxWithLoss(), np.random.randn(2, 3), np.array([0, 2]))   # with targets
 """
@@ -13,7 +15,7 @@ import copy
 
 import numpy as np
 
-from network import check_parameter_names
+from network import check_parameters
 
 STEP = 1e-5           # h: a smaller h gains less in the formula than it loses in the rounding of E
 TOLERANCE = 1e-6      # the greatest relative error that passes
@@ -22,18 +24,17 @@ TOLERANCE = 1e-6      # the greatest relative error that passes
 def check_gradients(layer, input, target=None, seed=0):
     """Compare the gradients of a layer, or of a loss with its `target`, with central differences.
 
-    `input` holds any numbers (N, ...). The check adds 0.01 to 0.02 to each of them, because ReLU
-    has no derivative at 0, and MaxPool2d has none where two pixels are equal. It works on a float64
+    `input` holds any numbers (N, ...). The check adds 0.1 to 0.2 to each of them, because ReLU has
+    no derivative at 0, and MaxPool2d has none where two pixels are equal. It works on a float64
     copy of the layer. A layer with random numbers draws the same ones in every forward.
 
     AssertionError, naming layer, array and index, if a gradient is wrong, or if the layer changes
     one of its arguments. ValueError if `parameter_names` does not list a parameter.
     """
-    check_parameter_names(layer)
-    layer = copy.deepcopy(layer).astype(np.float64)
+    layer = in_float64(copy.deepcopy(layer))
     layer.needs_input_grad = True
     rng = np.random.default_rng([seed, 1])
-    input = np.asarray(input) + rng.uniform(0.01, 0.02, np.shape(input))
+    input = np.asarray(input) + rng.uniform(0.1, 0.2, np.shape(input))
     given = {'input': input}
     if target is not None:
         given['target'] = np.array(target)
@@ -48,12 +49,12 @@ def check_gradients(layer, input, target=None, seed=0):
     input_grad = copy.deepcopy(layer.backward(*grads.values()))
     check_unchanged(layer, given, before)
     check_unchanged(layer, grads, grads_before)
-    check_parameter_names(layer)      # once more: backward may have set a gradient
+    check_parameters(layer)
 
     def energy():
         reseed([layer], seed)
         output = layer.forward(*given.values())
-        return output[1] if target is not None else np.sum(output * grads['output_grad'])
+        return output[1] if target is not None else output * grads['output_grad']
 
     analytic = {'input': input_grad}
     arrays = {'input': input}
@@ -71,8 +72,10 @@ def check_network(net, input, target, seed=0):
     """
     net = copy.deepcopy(net)
     for layer in net.layers:
-        layer.astype(np.float64)
-    input = np.array(input, np.float64)
+        in_float64(layer)
+    input = np.asarray(input)
+    if input.dtype.kind == 'f':
+        input = input.astype(np.float64)
 
     def energy():
         net.reseed([seed])
@@ -85,6 +88,13 @@ def check_network(net, input, target, seed=0):
         compare(f'{name}_grad', got, numeric_gradient(energy, getattr(layer, attribute)))
 
 
+def in_float64(layer):
+    """Convert the parameters and the state of a layer, in place, and return it."""
+    for name in layer.parameter_names + layer.state_names:
+        setattr(layer, name, getattr(layer, name).astype(np.float64))
+    return layer
+
+
 def reseed(layers, seed):
     """Give each layer that draws random numbers a new generator."""
     for layer in layers:
@@ -93,19 +103,21 @@ def reseed(layers, seed):
 
 
 def numeric_gradient(energy, array):
-    """Return dE/d(array) by central differences. The function energy() -> E reads `array`.
+    """Return dE/d(array) by central differences. energy() reads `array` -> E, or its summands.
 
-    `array` is float64, because float32 rounds the steps away. It is restored at the end.
+    `array` is float64, because float32 rounds the steps away. It is restored at the end. Large
+    numbers, such as pixels 0..255, round E more and get a larger step.
     """
+    step = STEP * np.sqrt(max(1, np.abs(array).max(initial=0)))
     gradient = np.empty(array.shape)
     for index in np.ndindex(*array.shape):
         value = array[index]
-        array[index] = value + STEP
+        array[index] = value + step
         above = energy()
-        array[index] = value - STEP
+        array[index] = value - step
         below = energy()
         array[index] = value
-        gradient[index] = (above - below) / (2 * STEP)
+        gradient[index] = np.sum(above - below) / (2 * step)
     return gradient
 
 

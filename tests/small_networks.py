@@ -58,7 +58,8 @@ def wave(*shape):
 def convert(net, dtype):
     """Convert all layers of a network, in place, and return it."""
     for layer in net.layers:
-        layer.astype(dtype)
+        for name in layer.parameter_names + layer.state_names:
+            setattr(layer, name, getattr(layer, name).astype(dtype))
     return net
 
 
