@@ -20,9 +20,9 @@ except ImportError:
 
 HOME = os.path.dirname(os.path.abspath(__file__))
 PROJECT = os.path.dirname(HOME)
-sys.path.insert(0, PROJECT)
+sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'leaderboard')]
 
-from network import replacing      # noqa: E402
+from checkpoint import replacing      # noqa: E402
 
 MISSING = ('the report needs the Python package typst: python -m pip install -r '
            'report/requirements.txt (Python 3.9 or newer)')
@@ -40,9 +40,12 @@ def fingerprint(folder):
 
 
 def words_crc(path):
-    """A number of the words of a text file. Blanks and line ends do not count."""
-    with open(str(path), 'rb') as file:
-        return zlib.crc32(b' '.join(file.read().split()))
+    """A number of the words of a text file. Blanks, and outputs of a notebook, do not count."""
+    with open(str(path), encoding='utf-8') as file:
+        text = file.read()
+    if str(path).endswith('.ipynb'):
+        text = ' '.join(''.join(cell['source']) for cell in json.loads(text)['cells'])
+    return zlib.crc32(' '.join(text.split()).encode('utf-8'))
 
 
 def is_repositorys(path):

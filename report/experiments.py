@@ -22,12 +22,13 @@ HOME = os.path.dirname(os.path.abspath(__file__))
 PROJECT = os.path.dirname(HOME)
 sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'leaderboard')]
 
+from checkpoint import replacing                                                      # noqa: E402
 from fast_conv2d import Conv2d                                                        # noqa: E402
 from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected,              # noqa: E402
                    LeakyReLU, MaxPool2d, PixelScaling, ReLU, Reshape, Sigmoid, SoftmaxWithLoss,
                    SquaredError, Tanh)
 from network import (Network, character_network, correct_class_prior, one_cycle,      # noqa: E402
-                     read_train, replacing, score, split_rows)
+                     read_train, score, split_rows)
 
 COLUMNS = ['factor', 'setting', 'seed', 'epochs', 'lr', 'weight_decay', 'search', 'validation',
            'balanced', 'corrected', 'augmented', 'cpu_seconds', 'wall_seconds']

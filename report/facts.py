@@ -19,12 +19,13 @@ sys.path[:0] = [str(PROJECT / name) for name in ('', 'tests', 'report', 'leaderb
 
 import fast_conv2d                                                                  # noqa: E402
 import figures                                                                      # noqa: E402
+from checkpoint import read_npz, replacing                                          # noqa: E402
 from experiments import (BASELINE, COLUMNS, COPIES, FIRST, REFERENCES, SMALL,       # noqa: E402
                          predict_ways, read_table)
-from gradient_check import STEP, TOLERANCE, numeric_gradient                        # noqa: E402
+from gradient_check import STEP, TOLERANCE, in_float64, numeric_gradient            # noqa: E402
 from layer import BatchNorm, Conv2d, Flatten, FullyConnected, MaxPool2d, ReLU       # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, character_network,   # noqa: E402
-                     even_class_counts, read_train, replacing, score, split_rows)
+                     even_class_counts, fingerprint, read_train, score, split_rows)
 from parallel import ParallelNetwork                                                # noqa: E402
 
 TEST_ROWS = 12800
@@ -130,7 +131,11 @@ def submitted_network(weights, data, label, training, validation):
     submission has even_class_counts in its place.
     """
     net = character_network(Conv2d=fast_conv2d.Conv2d, Network=ParallelNetwork)
+    read_npz(weights)      # refuses a damaged file
     net.load(weights)
+    if net.held_back != {fingerprint(data[validation], label[validation])}:
+        raise ValueError(f'{weights} was not trained with these {len(validation)} validation rows '
+                         'held back: train it with leaderboard/train.py')
     ways = predict_ways(net, data[validation], label[training])
     facts = {}
     for way in ways:
@@ -216,7 +221,7 @@ def gradient_error():
     net = Network([Conv2d(1, 3, rng=rng), MaxPool2d(), BatchNorm(3), ReLU(), Flatten(),
                    FullyConnected(27, 5, rng)], input_shape=(5, 5, 1))
     for layer in net.layers:
-        layer.astype(np.float64)
+        in_float64(layer)
     batch = rng.standard_normal((7, 5, 5, 1)), np.arange(7) % 5
     net.forward(*batch)
     net.backward()

@@ -29,11 +29,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / 'report'), str(PROJECT / 'data')]
+sys.path[:0] = [str(PROJECT), str(PROJECT / 'report'), str(PROJECT / 'data'),
+                str(PROJECT / 'leaderboard')]
 
 import build                                        # noqa: E402
+from checkpoint import replacing                    # noqa: E402
 from csv_files import is_stand_in                   # noqa: E402
-from network import replacing                       # noqa: E402
 
 GRADER = PROJECT / 'tests' / 'grade.py'
 SUBMISSION = 'DLAD-test-predict.csv'

@@ -198,16 +198,16 @@ def test_a_kernel_of_another_environment_shows_figures(environment, tmp_path, mo
 
 @pytest.mark.parametrize('setting', [
     'EPOCH = 1.5', 'EPOCH = 0', 'Batch_size = 128.0', 'Batch_size = -1', 'SEED = None', 'SEED = -1',
-    'val_image_num = 0.1', "Learning_rate = '0.1'", 'CNN_rate = None'])
+    'val_image_num = 0.1', "Learning_rate = 'x'"])
 def test_settings_of_another_kind_are_refused_by_name(session, setting):
     name, value = setting.split(' = ')
     source = re.sub(rf'^{name} = \S+', setting, cell('EPOCH = 1'), flags=re.M)
     complaint = session.refusal(source)
-    assert value in complaint and (name in complaint or 'rates' in complaint), complaint
+    assert value in complaint and (name in complaint or 'float' in complaint), complaint
 
 
 def test_other_whole_numbers_pass(session):
-    for setting in ('SEED = 0', 'EPOCH = np.int64(2)', 'Learning_rate = 1'):
+    for setting in ('SEED = 0', 'EPOCH = np.int64(2)', "Learning_rate = '0.1'"):
         name = setting.split(' = ')[0]
         session.run(re.sub(rf'^{name} = \S+', setting, cell('EPOCH = 1'), flags=re.M))
 
