@@ -233,9 +233,10 @@ def gradient_error():
 
 
 def power_of_ten(value):
-    """8.2e-11 -> [9, -11]: rounded up, so that it is a bound."""
+    """8.2e-11 -> [9, -11], 9.2e-11 -> [1, -10]: rounded up, so that it is a bound."""
     exponent = math.floor(math.log10(value))
-    return [math.ceil(round(value / 10 ** exponent, 6)), exponent]
+    digit = math.ceil(round(value / 10 ** exponent, 6))
+    return [digit, exponent] if digit < 10 else [1, exponent + 1]
 
 
 def gather(project):

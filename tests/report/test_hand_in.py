@@ -5,6 +5,7 @@ The project is a tiny one. Its notebook is run by nbclient, as the real one.
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -141,6 +142,42 @@ def test_ones_own_files_are_taken_and_graded(project, capfd):
     for expected in ('the grader does not call the two files right', 'differs in 2 lines'):
         assert expected in printed, printed
     assert "layer.py is the repository's" not in printed
+
+
+CHANGES = [     # what the student of the next test changes in the notebook
+    (r'^EPOCH = \d+', 'EPOCH = 1'), ('^SUBMIT = None', "SUBMIT = 'mine'"),
+    (r'^best = max\(', """mine = model.Network([PixelScaling(), FullyConnected(784, 20), Tanh(),
+                      FullyConnected(20, 47)])
+mine.fit(training, validation, 1, 50, 0.1)
+add_network('mine', mine, 0.1, 'me')
+best = max(""")]
+
+
+def test_readmes_steps_with_another_network_other_epochs_and_other_data(project, capfd):
+    """The zip holds this student's code, outputs and submission, whatever the files held before."""
+    subprocess.check_call([sys.executable, os.path.join(ROOT, 'data', 'prepare.py'), 'stand-in',
+                           '--train-rows', '1500', '--test-rows', '130', '--folder',
+                           str(project / 'data'), '--force'])
+    (project / 'data' / 'stand-in.txt').unlink()      # as if they were the competition's
+    changed = nbformat.read(os.path.join(ROOT, 'Lab1_studentid.ipynb'), 4)
+    for old, new in CHANGES:
+        found = 0
+        for cell in changed.cells:
+            cell.source, count = re.subn(old, new, cell.source, flags=re.MULTILINE)
+            found += count
+        assert found == 1, f'{old} stands {found} times in the notebook, expected once'
+    nbformat.write(changed, str(project / 'Lab1_studentid.ipynb'))
+    run(project)
+    files, submission = packed(project)
+    cells = nbformat.reads(files['Lab1_311551001.ipynb'].decode('utf-8'), 4).cells
+    printed = ''.join(output.get('text', '') for cell in cells for output in cell.get('outputs', []))
+    assert [cell.source for cell in cells] == [cell.source for cell in changed.cells]
+    assert '(1500, 784)' in printed and 'Epoch:  2' not in printed
+    table = np.array([line.split(',') for line in submission.decode().split()[1:]], int)
+    assert table[:, 0].tolist() == list(range(130))
+    checksum = np.prod(table, axis=1).sum()
+    assert f'130 predictions of the network "mine". Trained by me. Checksum: {checksum}' in printed
+    assert 'differs in' in capfd.readouterr().out
 
 
 @pytest.mark.parametrize('content', [
