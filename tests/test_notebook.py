@@ -20,18 +20,22 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALLER = [(r'^EPOCH = \d+', 'EPOCH = 1'), ("'20000'", "'1500'"), ("'2560'", "'130'")]
 
 
-def read_cells():
-    """The sources of the notebook's code cells, made smaller."""
+def read_cells(kind):
+    """The sources of the notebook's cells of this kind."""
     with open(os.path.join(ROOT, 'Lab1_studentid.ipynb'), encoding='utf-8') as file:
         cells = json.load(file)['cells']
-    sources = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
+    return [''.join(cell['source']) for cell in cells if cell['cell_type'] == kind]
+
+
+def smaller(sources):
+    """The sources of the code cells with a smaller stand-in and shorter trainings."""
     for pattern, new in SMALLER:
         assert sum(len(re.findall(pattern, source, re.M)) for source in sources) == 1, pattern
         sources = [re.sub(pattern, new, source, flags=re.M) for source in sources]
     return sources
 
 
-CELLS = read_cells()
+CELLS = smaller(read_cells('code'))
 
 
 def cell(marker):
@@ -326,3 +330,29 @@ def test_runs_of_ones_own_are_drawn_as_far_as_they_go(session, capsys, text, set
     shutil.rmtree('report')
     expected = f'{settings} runs of {settings} settings' if settings else 'The figure is left out'
     assert expected in printed
+
+
+# The exercises ------------------------------------------------------------------------------------
+
+def test_the_exercises_know_right_from_wrong(session, capsys):
+    balanced = {0.01: 1, 0.1: 2, 1: 4, 10: 3}
+    third = cell('check_answer(3')
+    third = third[third.index('if len(balanced)'):]
+    for number, source, right, wrong in (
+            (1, cell('check_answer(1'), [0.09, 0.245, -0.335], [0.245, 0.09, -0.335]),
+            (2, cell('check_answer(2'), 0.695, 0.69), (3, third, 1, 0.1)):
+        for answer, expected in ((right, 'right'), (wrong, 'is not right yet'), ([1, 2], 'expected')):
+            session.run(source.replace('answer = None', ''), answer=answer, balanced=balanced)
+            printed = capsys.readouterr().out
+            assert f'Exercise {number}: ' in printed and expected in printed, printed
+
+
+def test_the_hidden_answers_are_right(session, capsys):
+    texts = '\n'.join(read_cells('markdown'))
+    square = cell('class Square(')
+    line = re.search(r'so `(return .*?)`', texts).group(1)
+    session.run(square.replace('return output_grad * self.x', line))
+    example = re.search(r'```python\n(class MySwish.*?)```', texts, re.DOTALL).group(1)
+    session.run(example, cell("'Exercise 5: put").replace('answer = None', 'answer = MySwish()'))
+    printed = capsys.readouterr().out
+    assert printed.count(', right') == 2, printed
