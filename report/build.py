@@ -48,13 +48,13 @@ def words_crc(path):
     return zlib.crc32(' '.join(text.split()).encode('utf-8'))
 
 
-def is_repositorys(path):
-    """True if a file has the words of the repository's own, whose numbers are in repository.json.
+def is_repositorys(path, name=None):
+    """True if a file has the words of the repository's own file of this name, else of its name.
 
-    .ci/repository.py writes these numbers.
+    Their numbers are in repository.json, which .ci/repository.py writes.
     """
     with open(os.path.join(HOME, 'repository.json')) as file:
-        expected = json.load(file)[os.path.basename(str(path))]
+        expected = json.load(file)[name or os.path.basename(str(path))]
     return os.path.exists(str(path)) and words_crc(path) == expected
 
 

@@ -12,6 +12,7 @@ import argparse
 import ast
 import atexit
 import concurrent.futures
+import errno
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import zipfile
 
@@ -111,11 +113,14 @@ def check_submission(source, rows):
             f'{rows}, the rows of test.csv')
 
 
-def judge(project):
-    """Print what the grader says of the two files, and whether they are the repository's own."""
-    for name in SOURCES:
-        if build.is_repositorys(project / name):
-            print(f"  Note: {name} is the repository's own. To hand it in as yours is copying.")
+def judge(project, notebook):
+    """Print which files are the repository's own, and what the grader says of the two sources."""
+    paths = {name: project / name for name in SOURCES}
+    paths['Lab1_studentid.ipynb'] = notebook
+    for name, path in paths.items():
+        if build.is_repositorys(path, name):
+            print(f"  Note: {name} is the repository's own. To hand it in as yours is copying.",
+                  flush=True)
     code = subprocess.call([sys.executable, str(GRADER), str(project)])
     if code:
         print('  Note: the grader does not call the two files right. They are packed as they are.')
@@ -166,9 +171,9 @@ def execute(notebook, folder):
     try:
         run.result()
     except CellExecutionError as error:
-        raise ValueError(f'the four files by themselves do not run ({error.ename}: '
-                         f'{error.evalue}): they may use data/train.csv, data/test.csv and the '
-                         'packages of requirements.txt only')
+        said = textwrap.shorten(f'{error.ename}: {error.evalue}', 300)
+        raise ValueError(f'the four files by themselves do not run ({said}): they may use '
+                         'data/train.csv, data/test.csv and the packages of requirements.txt only')
     except DeadKernelError:
         raise ValueError(f'Python ended in code cell {client.code_cells_executed}, as it does '
                          f'without memory: {MEMORY}')
@@ -227,7 +232,7 @@ def hand_in(options, project):
             check_paths(cell.source, own.name)
     rows = check_data(project)
     print('2 of 4: what tests/grade.py says of layer.py and network.py', flush=True)
-    judge(project)
+    judge(project, own)
     print('3 of 4: the report', flush=True)
     files[f'Lab1_report_{student}.pdf'] = report(options)
     print('4 of 4: running the four files by themselves, which takes some minutes', flush=True)
@@ -280,7 +285,9 @@ def main(arguments=None, project=PROJECT):
     except MemoryError:
         sys.exit(f'hand_in.py: there is too little memory: {MEMORY}')
     except (ValueError, OSError) as error:
-        sys.exit(f'hand_in.py: {error}')
+        full = getattr(error, 'errno', None) == errno.ENOSPC
+        where = ': free space here, or name another TMPDIR for temporary files' if full else ''
+        sys.exit(f'hand_in.py: {error}{where}')
 
 
 if __name__ == '__main__':

@@ -64,7 +64,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(hand_in, 'GRADER', tmp_path / 'grade.py')
     monkeypatch.setattr(hand_in, 'PAUSE', 0.5)
     monkeypatch.setattr(hand_in.build, 'is_repositorys',
-                        lambda path: b'WRONG' not in path.read_bytes())
+                        lambda path, name: b'WRONG' not in path.read_bytes())
     folder = tmp_path / 'project'
     (folder / 'data').mkdir(parents=True)
     for name in ('layer.py', 'network.py'):
@@ -123,7 +123,8 @@ def test_code_outputs_and_submission_belong_together(project, capfd):
     output = capfd.readouterr()
     assert output.err == '' and 'differs in' not in output.out
     for expected in ('1 of 4: checking Lab1_studentid.ipynb', f'graded {project}', '3 of 4',
-                     'layer.py is the repository\'s own.', 'network.py is the repository\'s own.',
+                     "layer.py is the repository's own.", "network.py is the repository's own.",
+                     "Lab1_studentid.ipynb is the repository's own.",
                      'Upload Lab1_311551001_predict.csv to Kaggle', 'by the network "of 9 epochs"'):
         assert expected in output.out, f'no {expected!r} in\n{output.out}'
 
@@ -226,6 +227,7 @@ BROKEN = [     # what is done to the project, what the sentence says is wrong an
     (lambda folder: (folder / 'own.pdf').unlink(), 'own.pdf is missing'),
     (lambda folder: (folder / 'own.pdf').write_bytes(b'PK word'), 'own.pdf is no PDF file: export'),
     (write_notebook(SOURCE.replace('network', 'helper')), 'do not run (ModuleNotFoundError: No'),
+    (write_notebook('raise ImportError("a\\n\\nb")'), 'do not run (ImportError: a b): they may'),
     (write_notebook('1'), 'the four files by themselves wrote no DLAD-test-predict.csv'),
     (write_notebook('import os; os._exit(1)'), 'Python ended in code cell 1, as it does without')]
 
@@ -287,7 +289,7 @@ def test_a_kernel_that_cannot_start_and_a_full_disk_end_in_a_sentence(project, m
         raise OSError(28, 'No space left on device', 'data/train.csv')
 
     monkeypatch.setattr(hand_in.shutil, 'copy', no_space)
-    assert 'No space left on device' in refusal(run, project)
+    assert "No space left on device: 'data/train.csv': free space" in refusal(run, project)
     monkeypatch.setattr(hand_in, 'rehearse', lambda *arguments: bytearray(2 ** 62))
     assert 'too little memory' in refusal(run, project)
 
