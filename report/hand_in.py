@@ -85,7 +85,7 @@ def check_paths(source, name):
     except SyntaxError:
         return      # the rehearsal says it
     for node in ast.walk(tree):
-        text = getattr(node, 'value', None)
+        text = node.value if isinstance(node, ast.Constant) else getattr(node, 's', None)
         found = isinstance(text, str) and ABSOLUTE.match(text)
         require(not found, f'{name} has the absolute path {text!a}, which other machines lack: '
                 'write a path such as data/train.csv')

@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.append(os.path.join(ROOT, 'report'))
+
+from build import is_repositorys      # noqa: E402
+
 # A smaller stand-in and shorter trainings than the reader's
 SMALLER = [(r'^EPOCH = \d+', 'EPOCH = 1'), ("'20000'", "'1500'"), ("'2560'", "'130'")]
 
@@ -30,12 +34,12 @@ def read_cells(kind):
 def smaller(sources):
     """The sources of the code cells with a smaller stand-in and shorter trainings."""
     for pattern, new in SMALLER:
-        assert sum(len(re.findall(pattern, source, re.M)) for source in sources) == 1, pattern
         sources = [re.sub(pattern, new, source, flags=re.M) for source in sources]
     return sources
 
 
 CELLS = smaller(read_cells('code'))
+OWN = not is_repositorys(os.path.join(ROOT, 'Lab1_studentid.ipynb'))
 
 
 def cell(marker):
@@ -119,6 +123,8 @@ def figures():
 @pytest.fixture
 def session(executed):
     """The session, in its folder; what a test changes is put back."""
+    if OWN:
+        pytest.skip('the notebook is your own')
     session, folder = executed
     os.chdir(str(folder))
     before = dict(session.names)
@@ -153,7 +159,9 @@ def test_every_cell_runs_in_order_and_after_all_that_follow_it(executed, capsys)
     check_submission()
     assert (folder / 'DLAD-test-predict.csv').read_text() == 'not touched'
     before = {name: dict(row) for name, row in session.names['networks'].items()}
-    assert sorted(before) == ['baseline', 'convolutional']
+    assert OWN or sorted(before) == ['baseline', 'convolutional']
+    if OWN:
+        return
     first = read_bytes('stand-in-predict.csv')
     measure = [source for source in CELLS if source.startswith('add_network')]
     for source in CELLS[::-1]:
