@@ -42,7 +42,7 @@ GRADER = PROJECT / 'tests' / 'grade.py'
 SUBMISSION = 'DLAD-test-predict.csv'
 SOURCES = ('layer.py', 'network.py')
 DATA = ('data/train.csv', 'data/test.csv')
-# Texts that begin like /home/me, ~/lab, \\\\server\\share or C:\\lab
+# Texts that begin like /home/me, ~/lab, \\server\share or C:\lab
 ABSOLUTE = re.compile(r'(file:/*)?(//?[\w.-]+/|~[\w.-]*/|\\\\[\w.-]+\\|[A-Za-z]:[/\\])[\w.-]')
 NETWORK = re.compile(r'predictions of the network "(.+?)"')      # the notebook prints this
 PAUSE = 10      # seconds between two lines of progress
