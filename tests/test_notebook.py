@@ -352,7 +352,8 @@ def test_the_exercises_know_right_from_wrong(session, capsys):
     for number, source, right, wrong in (
             (1, cell('check_answer(1'), [0.09, 0.245, -0.335], [0.245, 0.09, -0.335]),
             (2, cell('check_answer(2'), 0.695, 0.69), (3, third, 1, 0.1)):
-        for answer, expected in ((right, 'right'), (wrong, 'is not right yet'), ([1, 2], 'expected')):
+        answers = ((right, 'right'), (wrong, 'is not right yet'), ([1, 2], 'expected'))
+        for answer, expected in answers:
             session.run(source.replace('answer = None', ''), answer=answer, balanced=balanced)
             printed = capsys.readouterr().out
             assert f'Exercise {number}: ' in printed and expected in printed, printed

@@ -184,7 +184,8 @@ def test_readmes_steps_with_another_network_other_epochs_and_other_data(project,
     run(project)
     files, submission = packed(project)
     cells = nbformat.reads(files['Lab1_311551001.ipynb'].decode('utf-8'), 4).cells
-    printed = ''.join(output.get('text', '') for cell in cells for output in cell.get('outputs', []))
+    outputs = sum([cell.get('outputs', []) for cell in cells], [])
+    printed = ''.join(output.get('text', '') for output in outputs)
     assert [cell.source for cell in cells] == [cell.source for cell in changed.cells]
     assert '(1500, 784)' in printed and 'Epoch:  2' not in printed
     table = np.array([line.split(',') for line in submission.decode().split()[1:]], int)

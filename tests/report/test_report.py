@@ -4,9 +4,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +18,7 @@ sys.path.insert(0, REPORT)
 import build                                                                  # noqa: E402
 import experiments                                                            # noqa: E402
 import facts                                                                  # noqa: E402
+import figures                                                                # noqa: E402
 from network import character_network, fingerprint, split_rows               # noqa: E402
 
 OWN = [name for name in ('report.typ', 'experiments.csv')
@@ -228,39 +229,20 @@ def test_facts_refuses_in_one_sentence_and_writes_nothing(inputs, tmp_path, dama
 
 # The figures --------------------------------------------------------------------------------------
 
-DRAW = f"""
-import sys, pandas
-sys.path[:0] = [{REPORT!r}, {ROOT!r}]
-import figures
-figures.ranking([{{'label': 'a, $b$ & c', 'difference': 1.2, 'margin': 0.3}}], sys.argv[1])
-curve = {{'epoch': [1, 2], 'train_loss': [2, 1], 'validation_loss': [2, 1],
-         'train_accuracy': [50, 60], 'validation_accuracy': [50, 60]}}
-figures.curves(pandas.DataFrame(curve), sys.argv[2])
-"""
-HOSTILE = """text.usetex: True
-figure.facecolor: black
-axes.facecolor: black
-text.color: white
-font.size: 30
-axes.prop_cycle: cycler('color', ['white'])
-svg.fonttype: path
-"""
-
-
 def test_figures_do_not_depend_on_the_users_matplotlibrc(tmp_path):
-    drawn = {}
-    for name, text in (('plain', ''), ('hostile', HOSTILE)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'matplotlibrc').write_text(text)
-        paths = [tmp_path / name / 'ranking.svg', tmp_path / name / 'curves.svg']
-        environment = dict(os.environ, MATPLOTLIBRC=str(tmp_path / name))
-        subprocess.check_call([sys.executable, '-c', DRAW] + list(map(str, paths)),
-                              env=environment)
-        drawn[name] = [path.read_bytes() for path in paths]
-    assert drawn['hostile'] == drawn['plain']
-    ranking = drawn['plain'][0].decode('utf-8')
+    curve = {f'{part}_{name}': [1.0, 2.0] for part in ('train', 'validation')
+             for name in ('loss', 'accuracy')}
+    drawn = []
+    for hostile in ({}, {'text.usetex': True, 'figure.facecolor': 'black', 'font.size': 30,
+                         'svg.fonttype': 'path', 'axes.prop_cycle': matplotlib.cycler(color='w')}):
+        with matplotlib.rc_context(hostile):
+            figures.ranking([{'label': 'a, $b$ & c', 'difference': 1.2, 'margin': 0.3}],
+                            str(tmp_path / 'ranking.svg'))
+            figures.curves(pd.DataFrame(dict(curve, epoch=[1, 2])), str(tmp_path / 'curves.svg'))
+        drawn.append([path.read_bytes() for path in sorted(tmp_path.iterdir())])
+    assert drawn[0] == drawn[1]
     for expected in ('Libertinus Serif', '+1.20', 'gain in balanced accuracy, in points'):
-        assert expected in ranking, f'the figure has no {expected!r}'
+        assert expected.encode() in drawn[0][1], f'the figure has no {expected!r}'
 
 
 # The document -------------------------------------------------------------------------------------
