@@ -13,6 +13,7 @@ import ast
 import atexit
 import concurrent.futures
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -148,28 +149,11 @@ def rehearse(notebook, files, project):
 
 
 def execute(notebook, folder):
-    """Run a notebook in a folder with this Python, and say every ten seconds how far it is."""
+    """Run a notebook in a folder with this Python. ValueError, in a sentence, if it fails."""
     client = NotebookClient(notebook, timeout=None, kernel_name='python3', record_timing=False,
                             resources={'metadata': {'path': folder}})
-    manager = client.create_kernel_manager()
-    kernel = manager.kernel_spec      # the user may have made another
-    kernel.argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
-    # In a thread, nbclient leaves signals alone: they end the loop below
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        run = pool.submit(client.execute, stderr=subprocess.DEVNULL)      # where the kernel logs
-        started = time.time()
-        try:
-            while concurrent.futures.wait([run], PAUSE).not_done:
-                print(f'  code cell {client.code_cells_executed}, '
-                      f'{time.time() - started:.0f} s', flush=True)
-        finally:
-            while not run.done():
-                if manager.has_kernel:
-                    os.kill(manager.provisioner.pid, signal.SIGTERM)
-                time.sleep(0.2)
-            atexit.unregister(client._cleanup_kernel)      # nbclient forgets it if none starts
     try:
-        run.result()
+        watch(client)
     except CellExecutionError as error:
         said = textwrap.shorten(f'{error.ename}: {error.evalue}', 300)
         raise ValueError(f'the four files by themselves do not run ({said}): they may use '
@@ -182,6 +166,30 @@ def execute(notebook, folder):
                          f'{tempfile.gettempdir()}, or install requirements.txt again')
 
 
+def watch(client):
+    """Run a client's notebook, and say every ten seconds how far it is. A signal ends its kernel.
+
+    The client works in a thread: there nbclient leaves signals alone.
+    """
+    manager = client.create_kernel_manager()
+    kernel = manager.kernel_spec      # the user may have made another
+    kernel.argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        run = pool.submit(client.execute, stderr=subprocess.DEVNULL)      # where the kernel logs
+        started = time.time()
+        try:
+            while concurrent.futures.wait([run], PAUSE).not_done:
+                print(f'  code cell {client.code_cells_executed}, {time.time() - started:.0f} s',
+                      flush=True)
+        finally:
+            while not run.done():
+                if manager.has_kernel:
+                    os.kill(manager.provisioner.pid, signal.SIGTERM)
+                time.sleep(0.2)
+            atexit.unregister(client._cleanup_kernel)      # nbclient forgets it if none starts
+    run.result()
+
+
 def predicted_by(notebook):
     """Which network predicted, as the notebook says in its outputs."""
     texts = []
@@ -192,13 +200,6 @@ def predicted_by(notebook):
         return 'a network without a name'
     name = names[-1].encode('ascii', 'replace').decode('ascii')      # every terminal shows these
     return f'the network "{name}"'
-
-
-def differences(uploaded, written):
-    """In how many lines two submissions differ."""
-    first, second = uploaded.split(), written.split()
-    different = sum(one != other for one, other in zip(first, second))
-    return different + abs(len(first) - len(second))
 
 
 # All together -------------------------------------------------------------------------------------
@@ -255,7 +256,8 @@ def write(files, submission, student):
 
 def conclude(path, written, student, network):
     """Say what was written, what to upload, and how it differs from the submission at `path`."""
-    different = differences(path.read_bytes(), written) if path.is_file() else 0
+    before = path.read_bytes().split() if path.is_file() else written.split()
+    different = sum(one != other for one, other in itertools.zip_longest(before, written.split()))
     if different:
         print(f'Note: {path} differs in {different} lines. A few are the rounding of another '
               'processor. Else upload what the four files write, or say in the report where the '
