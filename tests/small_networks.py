@@ -30,7 +30,7 @@ def make_cnn(seed=0):
 def make_random(seed=0):
     """A network whose layers also draw random numbers and keep running statistics."""
     rng = np.random.default_rng(seed)
-    layers = [Augment(10, 0.1, 0.1, 0.5, 0.2, rng), FullyConnected(FEATURES, 16, rng),
+    layers = [Augment(5, 0.05, 0.05, 0.3, 0.1, rng), FullyConnected(FEATURES, 16, rng),
               Reshape(4, 4, 1), Conv2d(1, 3, 3, rng), BatchNorm(3), ReLU(), MaxPool2d(), Flatten(),
               Dropout(0.3, rng), FullyConnected(12, CLASSES, rng)]
     return Network(layers, input_shape=FEATURES)
