@@ -52,20 +52,6 @@ def normal(*shape, seed=1, dtype=np.float64):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def wave(*shape):
-    """Numbers between -1 and 1 that no version of a random generator can change."""
-    return np.sin(1.0 + np.arange(np.prod(shape)) ** 1.3).reshape(shape)
-
-
-def wave_network():
-    """A float64 network whose weights are the same in every version of NumPy."""
-    net = convert(Network([FullyConnected(6, 5), BatchNorm(5), ReLU(), FullyConnected(5, 4)]),
-                  np.float64)
-    net.layers[0].weight[...] = wave(6, 5)
-    net.layers[3].weight[...] = wave(5, 4)
-    return net
-
-
 def convert(net, dtype):
     """Convert all layers of a network, in place, and return it."""
     for layer in net.layers:

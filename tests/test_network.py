@@ -14,7 +14,7 @@ from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,
 from network import Network
 from small_networks import (CLASSES, FEATURES, check_equal, check_refused, convert, copies, differ,
                             every_network, gradients, make_cnn, make_mlp, make_random, make_rows,
-                            make_step, normal, wave, wave_network)
+                            make_step, normal)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 784))
 LABELS = np.arange(8) * 5
@@ -24,30 +24,27 @@ LABELS = np.arange(8) * 5
 
 def test_the_default_network_is_the_labs():
     net = Network()
-    kinds = [PixelScaling, FullyConnected, ReLU, FullyConnected, ReLU, FullyConnected]
-    assert [type(layer) for layer in net.layers] == kinds
-    assert [net.layers[index].weight.shape for index in (1, 3, 5)] == [(784, 512), (512, 256),
-                                                                      (256, 47)]
-    assert isinstance(net.loss, SoftmaxWithLoss)
+    assert [type(layer) for layer in net.layers] == [PixelScaling] + [FullyConnected, ReLU] * 2 + [
+        FullyConnected]
+    weights = [array.shape for name, array in net.arrays().items() if name.endswith('weight')]
+    assert weights == [(784, 512), (512, 256), (256, 47)] and type(net.loss) is SoftmaxWithLoss
     before = copies(net)
     make_step(net, PIXELS, LABELS, 0.1)
     for name, grad in gradients(net).items():
         assert grad.any(), f'{name}: no gradient'
         np.testing.assert_allclose(net.arrays()[name], before[name] - 0.1 * grad, atol=1e-7)
-    net.layers[5].weight[...] = 0
-    net.layers[5].bias[...] = 0
+    net.layers[5].weight *= 0
+    net.layers[5].bias *= 0
     assert abs(net.forward(PIXELS, LABELS)[1] - np.log(47)) < 1e-6
 
 
-@every_network
-def test_gradients_of_whole_networks(make):
-    check_network(make(), *make_rows(5))
-
-
-def test_gradients_with_label_smoothing_and_mixed_targets():
-    target = np.tile([0.1, 0.2, 0.3, 0.4], (5, 1))
-    check_network(make_mlp(loss=SoftmaxWithLoss(0.1)), normal(5, FEATURES), target)
-    check_network(make_mlp(loss=SquaredError()), normal(5, FEATURES), normal(5, CLASSES) * 9)
+@pytest.mark.parametrize('net, target', [
+    (make_mlp(), make_rows(5)[1]), (make_cnn(), make_rows(5)[1]), (make_random(), make_rows(5)[1]),
+    (make_mlp(loss=SoftmaxWithLoss(0.1)), np.tile([0.1, 0.2, 0.3, 0.4], (5, 1))),
+    (make_mlp(loss=SquaredError()), normal(5, CLASSES) * 9)],
+    ids=['mlp', 'cnn', 'random', 'mixed targets', 'real targets'])
+def test_gradients_of_whole_networks(net, target):
+    check_network(net, make_rows(5)[0], target)
 
 
 def test_backward_stops_at_the_first_trained_layer_also_of_another_network():
@@ -69,11 +66,9 @@ def test_backward_stops_at_the_first_trained_layer_also_of_another_network():
 def test_a_step_changes_no_row_and_no_target_and_takes_labels_as_one_hot_rows(make):
     rows, label = make_rows(8)
     one_hot = np.eye(CLASSES, dtype=np.float32)[label]
-    before = rows.copy(), one_hot.copy()
     nets = make(), make()
     make_step(nets[0], rows, one_hot)
-    np.testing.assert_array_equal(rows, before[0])
-    np.testing.assert_array_equal(one_hot, before[1])
+    assert np.array_equal(rows, make_rows(8)[0]) and np.array_equal(one_hot.argmax(axis=1), label)
     make_step(nets[1], rows, pd.Series(label, index=label[::-1]))
     check_equal(nets[1].arrays(), nets[0].arrays())
 
@@ -111,17 +106,9 @@ def test_update_against_its_recurrence(momentum, nesterov, decay):
     (-0.1,), (0.1, -0.9), (0.1, 0.9, True, -1e-4), (0.1, 0, True), ('0.1',), (None,)], ids=str)
 def test_rates_that_cannot_be_are_refused_and_change_nothing(arguments):
     net = make_mlp()
-    net.forward(*make_rows(8))
-    net.backward()
-    before = copies(net)
-    check_refused((ValueError, TypeError), lambda: net.update(*arguments))
-    check_equal(net.arrays(), before)
-
-
-def test_a_step_of_rate_zero_changes_nothing():
-    net = make_mlp()
     before = copies(net)
     make_step(net, *make_rows(8), lr=0)
+    check_refused((ValueError, TypeError), lambda: net.update(*arguments))
     check_equal(net.arrays(), before)
 
 
@@ -242,14 +229,6 @@ def test_six_epochs_beside_scikit_learns_classifier(activation, make, momentum, 
     for layer, weight, bias in zip(trained, end.coefs_, end.intercepts_):
         np.testing.assert_allclose(layer.weight, weight, 1e-9, 1e-12)
         np.testing.assert_allclose(layer.bias, [bias], 1e-9, 1e-12)
-
-
-def test_steps_with_momentum_and_decay_give_the_recorded_losses():
-    net = wave_network()
-    losses = [make_step(net, wave(12, 6), np.arange(12) % 4, momentum=0.9, nesterov=True,
-                        weight_decay=0.01) for _ in range(4)]
-    expected = [1.9730047455240804, 1.8112985093623497, 1.6513274013991974, 1.5049779873056461]
-    np.testing.assert_allclose(losses, expected, rtol=1e-12)
 
 
 # Mistakes that would give a wrong number in silence: refused, or right ----------------------------
@@ -480,22 +459,18 @@ def test_other_networks_that_cannot_be_are_refused(layers, loss, kinds):
 
 def test_the_shape_of_a_row_is_assumed_or_given():
     assert Network([PixelScaling(), FullyConnected(784, 3)]).input_shape == (784,)
-    assert Network([FullyConnected(64, 3)]).input_shape == (64,)
-    images = Network([Conv2d(3, 2), Flatten(), FullyConnected(32, 3)], input_shape=(4, 4, 3))
-    assert images.input_shape == (4, 4, 3) and images.shapes() == [(4, 4, 2), (32,), (3,)]
-    for shape in (64, [64], np.array([64])):
+    for shape in (None, 64, [64], np.array([64])):
         assert Network([FullyConnected(64, 3)], input_shape=shape).input_shape == (64,)
-    layers = make_mlp().layers
-    for net in (Network(tuple(layers)), Network(layer for layer in layers)):
-        assert net.layers == layers
+    images = (Conv2d(3, 2), Flatten(), FullyConnected(32, 3))
+    net = Network((layer for layer in images), input_shape=(4, 4, 3))
+    assert net.input_shape == (4, 4, 3) and net.shapes() == [(4, 4, 2), (32,), (3,)]
 
 
 def test_repr_shows_layers_shapes_and_parameters():
-    expected = ['0 PixelScaling(0, 1) 784', '1 FullyConnected(784, 512) 512', '2 ReLU() 512',
-                '3 FullyConnected(512, 256) 256', '4 ReLU() 256', '5 FullyConnected(256, 47) 47',
-                'SoftmaxWithLoss(0) 545327 parameters']
-    assert [line.split() for line in repr(Network()).splitlines()] == [
-        line.split() for line in expected]
+    lines = [line.split() for line in repr(Network()).splitlines()]
+    assert lines[:2] == [['0', 'PixelScaling(0,', '1)', '784'],
+                         ['1', 'FullyConnected(784,', '512)', '512']]
+    assert len(lines) == 7 and lines[-1] == ['SoftmaxWithLoss(0)', '545327', 'parameters']
     assert '4x4x3' in repr(make_cnn()) and '2x2x2' in repr(make_cnn())
 
 
@@ -535,36 +510,25 @@ def test_predict_any_number_of_rows(make, rows):
         np.testing.assert_allclose(predict[row:row + 1], expected, atol=1e-9, err_msg=f'row {row}')
 
 
-class BatchSpy(_Layer):
-    """Passes everything on, and keeps the number of rows of each batch."""
-
-    in_features = FEATURES
-    rows = []
-
-    def forward(self, input):
-        self.rows.append(len(input))
-        return input
-
-
 def test_predict_and_evaluate_take_batches():
-    net = Network([BatchSpy()] + make_mlp().layers)
+    net = make_mlp()
     rows, label = make_rows(600)
-    BatchSpy.rows.clear()
+    seen = []
+    forward = net.layers[0].forward
+    net.layers[0].forward = lambda input: seen.append(len(input)) or forward(input)
     net.predict(rows)
     net.evaluate(rows, label)
     net.predict(rows[:7], 3)
     net.predict_augmented(rows[:7], batch_size=4)
-    assert BatchSpy.rows == [256, 256, 88, 256, 256, 88, 3, 3, 1, 4, 3]
+    assert [count for count in seen if count > 1] == [256, 256, 88, 256, 256, 88, 3, 3, 4, 3]
     for call in (lambda: net.predict(rows, 0), lambda: net.evaluate(rows, label, 0)):
         check_refused(ValueError, call)
 
 
-def test_predicting_leaves_modes_generators_and_their_numbers_as_they_were():
+def test_predicting_leaves_modes_and_random_numbers_as_they_were():
     net, twin = make_random(), make_random()
     net.train(False)
     assert not any(layer.training for layer in net.layers)
-    net.train()
-    assert all(layer.training for layer in net.layers)
     modes = [index % 3 == 0 for index in range(len(net.layers))]
     for layer, mode in zip(net.layers, modes):
         layer.training = mode
@@ -573,25 +537,19 @@ def test_predicting_leaves_modes_generators_and_their_numbers_as_they_were():
     net.predict_augmented(rows, 3)
     net.evaluate(rows, label)
     check_refused(ValueError, lambda: net.predict(normal(8, FEATURES + 1)))
-    with pytest.raises(KeyError), net.evaluation():
-        assert not any(layer.training for layer in net.layers)
-        raise KeyError()
     assert [layer.training for layer in net.layers] == modes
     net.train()
+    assert all(layer.training for layer in net.layers)
     assert net.forward(rows, label)[1] == twin.forward(rows, label)[1]
 
 
-@every_network
-def test_evaluate_against_a_count_by_hand(make):
-    net = make()
+def test_evaluate_against_a_count_by_hand():
+    net = make_random()
     rows, label = make_rows(23)
-    rows = rows[label != 2]
-    label = label[label != 2]      # a class without rows does not count
     predict = net.predict(rows)
     hits = predict.argmax(axis=1) == label
-    recalls = [hits[label == k].mean() for k in (0, 1, 3)]
-    loss = -np.log(predict[np.arange(len(label)), label]).mean()
-    expected = [loss, 100 * hits.mean(), 100 * np.mean(recalls)]
+    loss = -np.log(predict[np.arange(23), label]).mean()
+    expected = [loss, 100 * hits.mean(), 100 * np.mean([hits[label == k].mean() for k in range(4)])]
     for target in (label, np.eye(CLASSES)[label], pd.Series(label, index=label)):
         score = net.evaluate(pd.DataFrame(rows), target, batch_size=6)
         np.testing.assert_allclose(score, expected, rtol=1e-6)
@@ -632,15 +590,13 @@ def test_reseed_gives_every_layer_numbers_of_its_own():
 
 def test_arrays_are_the_parameters_and_states_themselves_and_set_arrays_copies():
     net = make_random()
-    names = ['1.FullyConnected.weight', '1.FullyConnected.bias', '3.Conv2d.weight',
-             '3.Conv2d.bias', '4.BatchNorm.weight', '4.BatchNorm.bias', '9.FullyConnected.weight',
-             '9.FullyConnected.bias']
+    names = [f'{layer}.{name}' for layer in ('1.FullyConnected', '3.Conv2d', '4.BatchNorm',
+                                             '9.FullyConnected') for name in ('weight', 'bias')]
     states = ['4.BatchNorm.running_mean', '4.BatchNorm.running_var']
-    assert sorted(net.arrays()) == sorted(names + states)
-    assert net.arrays()[names[0]] is net.layers[1].weight
-    assert net.arrays()[states[1]] is net.layers[4].running_var
     assert [name for name, _, _ in net.parameters()] == names
+    assert sorted(net.arrays()) == sorted(names + states)
     weight = net.layers[1].weight
+    assert net.arrays()[names[0]] is weight
     arrays = copies(make_random(seed=1))
     net.set_arrays(arrays)
     check_equal(net.arrays(), arrays)
@@ -652,6 +608,7 @@ def test_arrays_are_the_parameters_and_states_themselves_and_set_arrays_copies()
 # Scores, schedules, small helpers -----------------------------------------------------------------
 
 def test_score_by_hand():
+    """Class 1 has no row: it does not count."""
     label = np.array([0, 0, 0, 0, 2, 2])
     score = network.score(np.array([0, 0, 0, 1, 2, 0]), label, 1.5)
     np.testing.assert_allclose(score, [1.5, 100 * 4 / 6, 100 * (3 / 4 + 1 / 2) / 2])
@@ -668,20 +625,15 @@ def test_batches(rows, batch_size, expected):
     np.testing.assert_array_equal(np.concatenate(parts), order)
 
 
-def test_split_rows():
+def test_split_rows_and_one_cycle():
     train, validation = network.split_rows(20, 6, 3)
-    assert len(train) == 14 and len(validation) == 6
-    assert sorted(np.concatenate([train, validation])) == list(range(20))
-    again = network.split_rows(20, 6, 3)
-    assert np.array_equal(train, again[0]) and np.array_equal(validation, again[1])
+    assert len(train) == 14 and sorted(np.concatenate([train, validation])) == list(range(20))
+    assert np.array_equal(validation, network.split_rows(20, 6, 3)[1])
     assert not np.array_equal(validation, network.split_rows(20, 6, 4)[1])
-
-
-def test_one_cycle():
     rates = [network.one_cycle(done) for done in (0, 0.1, 0.2, 0.6, 1)]
     np.testing.assert_allclose(rates, [0.04, 0.52, 1, 0.5, 0], atol=1e-12)
-    np.testing.assert_allclose([network.one_cycle(done, 0.5) for done in (0, 0.25, 0.75)],
-                               [0.04, 0.52, 0.5])
+    rates = [network.one_cycle(done, 0.5) for done in (0, 0.25, 0.75)]
+    np.testing.assert_allclose(rates, [0.04, 0.52, 0.5])
 
 
 def test_class_prior_correction():
@@ -696,20 +648,15 @@ def test_class_prior_correction():
 
 
 def test_even_class_counts():
-    """The factors are found here by another way: bisection on the odds of two classes."""
+    """The odds of two classes change by one factor, which makes the sums of both classes equal."""
     predict = np.random.default_rng(0).dirichlet([3, 1], 40).astype(np.float32)
     before = predict.copy()
     weighted = network.even_class_counts(predict)
     np.testing.assert_array_equal(predict, before)
     np.testing.assert_allclose(weighted.sum(axis=0), [20, 20], rtol=1e-6)
     np.testing.assert_allclose(weighted.sum(axis=1), 1)
-    squares = predict.astype(np.float64) ** 2
-    low, high = 1e-6, 1e6
-    for _ in range(200):
-        factor = np.sqrt(low * high)
-        share = factor * squares[:, 1] / (squares[:, 0] + factor * squares[:, 1])
-        low, high = (factor, high) if share.sum() < 20 else (low, factor)
-    np.testing.assert_allclose(weighted[:, 1], share, rtol=1e-6)
+    odds = weighted / predict.astype(np.float64) ** 2
+    np.testing.assert_allclose(odds[:, 1] / odds[:, 0], odds[0, 1] / odds[0, 0], rtol=1e-9)
     never = np.eye(3)[[0, 0, 0, 1, 1, 1]]      # the third class is never predicted
     np.testing.assert_allclose(network.even_class_counts(never).sum(axis=1), 1)
     check_refused(ValueError, lambda: network.even_class_counts(np.full((2, 3), 1 / 3)), '2 rows')
@@ -719,40 +666,32 @@ def test_epoch_line():
     score = {'loss': 1.48833, 'accuracy': 49.72, 'balanced_accuracy': 50}
     record = {'epoch': 3, 'epochs': 5, 'seconds': 1.25, 'train': score, 'validation': score}
     line = network.epoch_line(record)
-    assert '\n' not in line
     for part in ('Epoch:  3', 'Train Loss:  1.4883', 'Train Acc: 49.7200', 'Val Loss:  1.4883'):
-        assert part in line
-    record['validation'] = None
-    assert 'Train Loss:' in network.epoch_line(record)
-    assert 'Val' not in network.epoch_line(record)
+        assert part in line and '\n' not in line
+    assert 'Val' not in network.epoch_line(dict(record, validation=None))
 
 
 # The networks of images ---------------------------------------------------------------------------
 
 def test_the_character_network_is_the_leaderboards():
     net = network.character_network()
-    kinds = [type(layer).__name__ for layer in net.layers]
     one, two = ['Conv2d', 'BatchNorm', 'ReLU'], ['Conv2d', 'MaxPool2d', 'BatchNorm', 'ReLU']
-    last = ['Dropout', 'FullyConnected', 'BatchNorm', 'ReLU', 'Dropout', 'FullyConnected']
-    expected = ['PixelScaling', 'Augment', 'Reshape'] + two + one + two + one + two + ['Flatten']
-    assert kinds == expected + last
-    lines = [line.split() for line in repr(net).splitlines()]
+    last = ['Flatten', 'Dropout', 'FullyConnected', 'BatchNorm', 'ReLU', 'Dropout', 'FullyConnected']
+    assert [type(layer).__name__ for layer in net.layers] == (
+        ['PixelScaling', 'Augment', 'Reshape'] + two + one + two + one + two + last)
     assert repr(net.layers[1]) == 'Augment(7.5, 0.075, 0.09, 0.9, 0.45)'
-    convolutions = [line[-1] for line in lines if line[1].startswith('Conv2d')]
-    assert convolutions == ['28x28x32', '14x14x96', '14x14x96', '7x7x192', '7x7x192']
+    shapes = [shape for layer, shape in zip(net.layers, net.shapes()) if isinstance(layer, Conv2d)]
+    assert shapes == [(28, 28, 32), (14, 14, 96), (14, 14, 96), (7, 7, 192), (7, 7, 192)]
     assert net.layers[23].weight.shape == (3072, 256) and net.loss.label_smoothing == 0.1
     assert [layer.p for layer in net.layers if isinstance(layer, Dropout)] == [0.3, 0.3]
-    assert lines[-1][-2:] == ['1409039', 'parameters']
-    check_equal(network.character_network(np.random.default_rng(0)).arrays(), net.arrays())
+    assert '1409039 parameters' in repr(net)
+    np.testing.assert_array_equal(
+        network.character_network(np.random.default_rng(0)).layers[-1].weight, net.layers[-1].weight)
 
 
 def test_a_small_character_network_learns_and_takes_other_classes():
-    class OtherConv2d(Conv2d):
-        pass
-
-    class OtherNetwork(Network):
-        pass
-
+    OtherConv2d = type('OtherConv2d', (Conv2d,), {})
+    OtherNetwork = type('OtherNetwork', (Network,), {})
     net = network.character_network(np.random.default_rng(0), ((4,), (6,)), 16, 0, False,
                                     OtherConv2d, OtherNetwork)
     kinds = [type(layer) for layer in net.layers]
@@ -763,11 +702,7 @@ def test_a_small_character_network_learns_and_takes_other_classes():
 
 
 def test_the_training_of_the_character_network():
-    settings = dict(network.CHARACTER_TRAINING, epochs=1, batch_size=8)
-    net = network.character_network(stages=((2,),), hidden=8)
-    assert len(net.fit((PIXELS, LABELS), None, verbose=False, **settings)) == 1
-    assert network.CHARACTER_TRAINING['schedule'] is network.one_cycle
-    numbers = {name: value for name, value in network.CHARACTER_TRAINING.items()
-               if name != 'schedule'}
+    numbers = dict(network.CHARACTER_TRAINING)
+    assert numbers.pop('schedule') is network.one_cycle
     assert numbers == {'epochs': 20, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.999,
                        'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4}
