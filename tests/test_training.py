@@ -118,6 +118,8 @@ def test_fit_prints_a_line_for_each_epoch_unless_told_otherwise(capsys):
     assert capsys.readouterr().out.splitlines() == expected and len(expected) == 2
     net.fit(make_rows(50), make_rows(30, 2), 2, 16, 0.1, verbose=False)
     assert capsys.readouterr().out == ''
+    Training(net, make_rows(50), None, 1, 16, 0.1).run()
+    assert 'Epoch' in capsys.readouterr().out
 
 
 # Best weights -------------------------------------------------------------------------------------
