@@ -14,6 +14,9 @@ from small_networks import (check_equal, check_refused, copies, make_cnn, make_m
 
 WIDTH = 784
 
+# Whoever is refused a file may leave it open until the error is forgotten
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
 
 def pixel_rows(rows, columns, seed=0):
     """Rows (N, columns) of numbers of one, two and three digits; the first is a label 0..46."""

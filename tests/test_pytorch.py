@@ -151,31 +151,25 @@ def test_augment_reads_its_places_as_grid_sample_does(size):
     {'momentum': 0.8, 'nesterov': True, 'weight_decay': 0.1}], ids=repr)
 def test_three_steps_of_sgd(settings):
     """Weight decay for the weights that we decay, and for no others."""
-    layers = [FullyConnected(6, 50), Reshape(5, 5, 2), Conv2d(2, 4, 3), BatchNorm(4), ReLU(),
-              Conv2d(4, 3, 1, bias=False), LeakyReLU(0.1), MaxPool2d(), Flatten(),
-              FullyConnected(27, 9), Tanh(), FullyConnected(9, 4)]
+    layers = [FullyConnected(6, 18), Reshape(3, 3, 2), Conv2d(2, 4), BatchNorm(4), ReLU(),
+              MaxPool2d(), Flatten(), FullyConnected(16, 4)]
     net = Network([randomised(layer) for layer in layers], SoftmaxWithLoss(0.1))
     twins = [twin_of(layer) for layer in layers]
-    groups = []
-    for layer, twin in zip(layers, twins):
-        for name in layer.parameter_names:
-            decayed = name == 'weight' and isinstance(layer, (FullyConnected, Conv2d))
-            decay = settings.get('weight_decay', 0) if decayed else 0
-            groups.append({'params': [twin[name]], 'weight_decay': decay})
-    optimizer = torch.optim.SGD(groups, lr=0.1, **dict(settings, weight_decay=0))
+    groups = [{'params': [twins[0]['weight'], twins[2]['weight'], twins[7]['weight']]},
+              {'params': [twins[3]['weight']] + [twins[i]['bias'] for i in (0, 2, 3, 7)],
+               'weight_decay': 0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, **settings)
     for step in range(3):
         input = normal(10, 6, seed=step)
         x = torch.tensor(input)
         for layer, twin in zip(layers, twins):
             x = FORMS[type(layer)](layer, x, twin)
-        expected = F.cross_entropy(x, torch.arange(10) % 4, label_smoothing=0.1)
         optimizer.zero_grad()
-        expected.backward()
+        F.cross_entropy(x, torch.arange(10) % 4, label_smoothing=0.1).backward()
         optimizer.step()
-        predict, loss = net.forward(input, np.arange(10) % 4)
+        net.forward(input, np.arange(10) % 4)
         net.backward()
         net.update(0.1, **settings)
-        compare(f'step {step}: loss', loss, expected.item(), SAME)
         for layer, twin in zip(layers, twins):
             for name in twin:
                 compare(f'step {step}, {layer!r}: {name}', getattr(layer, name),
