@@ -62,17 +62,6 @@ def test_backward_stops_at_the_first_trained_layer_also_of_another_network():
     check_refused(NotImplementedError, net.backward, 'PixelScaling')
 
 
-@every_network
-def test_a_step_changes_no_row_and_no_target_and_takes_labels_as_one_hot_rows(make):
-    rows, label = make_rows(8)
-    one_hot = np.eye(CLASSES, dtype=np.float32)[label]
-    nets = make(), make()
-    make_step(nets[0], rows, one_hot)
-    assert np.array_equal(rows, make_rows(8)[0]) and np.array_equal(one_hot.argmax(axis=1), label)
-    make_step(nets[1], rows, pd.Series(label, index=label[::-1]))
-    check_equal(nets[1].arrays(), nets[0].arrays())
-
-
 RECURRENCES = [(0, False, 0), (0, False, 0.1), (0.9, False, 0), (0.9, True, 0), (0.9, False, 0.1),
                (0.5, True, 0.1)]
 
