@@ -1,4 +1,7 @@
 """Every layer of layer.py: its gradients, what no layer may do, and answers known by hand."""
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -255,19 +258,23 @@ def test_a_layer_without_forward_and_backward_says_so():
 
 
 def test_import_star_gives_every_layer_also_one_that_a_student_adds(monkeypatch):
-    monkeypatch.setattr(layer, 'Swish', ReLU, raising=False)
+    with open(layer.__file__) as file:
+        source = file.read()
+    own = types.ModuleType('own_layer')
+    exec(source + '\n\nclass Swish(_Layer):\n    pass\n', vars(own))
+    monkeypatch.setitem(sys.modules, 'own_layer', own)
     names = {}
-    exec('from layer import *', names)
-    for name, value in vars(layer).items():
-        if isinstance(value, type) and not name.startswith('_'):
-            assert names.get(name) is value, name
+    exec('from own_layer import *', names)
+    missing = [name for name, value in vars(own).items()
+               if isinstance(value, type) and name not in names]
+    assert {'Swish', '_Layer', 'softmax'} <= set(names) and not missing, missing
 
 
 @pytest.mark.parametrize('layer, text', [
     (FullyConnected(4, 3), 'FullyConnected(4, 3)'), (ReLU(), 'ReLU()'), (Tanh(), 'Tanh()'),
     (LeakyReLU(), 'LeakyReLU(0.01)'), (PixelScaling(), 'PixelScaling(0, 1)'),
     (PixelScaling(0.2, 0.3), 'PixelScaling(0.2, 0.3)'), (Reshape(2, 3), 'Reshape(2, 3)'),
-    pytest.param(Flatten(), 'Flatten()', marks=pytest.mark.xfail(reason='not mended yet')),
+    (Flatten(), 'Flatten()'),
     (Dropout(), 'Dropout(0.5)'), (Conv2d(2, 4), 'Conv2d(2, 4, 3)'), (MaxPool2d(), 'MaxPool2d()'),
     (Conv2d(2, 4, 5), 'Conv2d(2, 4, 5)'), (BatchNorm(4), 'BatchNorm(4, 0.1, 1e-05)'),
     (BatchNorm(3, 0.2, 0.001), 'BatchNorm(3, 0.2, 0.001)'), (Augment(), 'Augment(0, 0, 0, 0, 0)'),
