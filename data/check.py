@@ -8,6 +8,7 @@ A line must have 785 numbers in a file whose name begins with "train", 784 where
 "test", and one in test_labels.csv. Any other file is judged by its first line. For each file the
 first fault is printed. Exit code: 0 all files are fine, 1 a fault was found, 2 wrong usage.
 """
+import glob
 import os
 import re
 import sys
@@ -19,6 +20,8 @@ LONGEST = 2 ** 15                   # bytes; a line has about 3000, as np.savetx
 GOOD = {str(number).encode() for number in range(256)}
 PACKED = {b'PK\x03\x04': 'zip', b'\x1f\x8b': 'gzip', b'BZh': 'bzip2', b'\xfd7zXZ\x00': 'xz',
           b'7z\xbc\xaf': '7z', b'Rar!': 'rar'}
+PACKED_ENDINGS = ('.zip', '.7z', '.rar', '.gz', '.tgz', '.bz2', '.xz')
+ARCHIVES = ('.zip', '.7z', '.rar', '.tgz', '.tar.gz')       # whose names do not tell what is inside
 HARMLESS = b'\xef\xbb\xbf \t\r\n'   # around a line: Excel's byte order mark, blanks, line ends
 AGAIN = 'copy or download the file again'
 
@@ -26,19 +29,61 @@ AGAIN = 'copy or download the file again'
 def check(path):
     """Check a file; return (True, a summary) or (False, the first fault and what to do)."""
     if not os.path.isfile(path):
-        return False, 'it is missing or not a file: copy it there, or make it with prepare.py'
+        fault = misplaced_fault(path)
+        return False, fault or 'it is missing: copy it there, or make it with prepare.py'
     with open(path, 'rb') as file:
         head = file.read(HEAD)
-        fault = file_fault(head)
-        if fault:
-            return False, fault
         lines = head_lines(head)
         columns = wanted_columns(path, lines[0])
-        fault = columns_fault(lines, columns)
+        fault = file_fault(head) or columns_fault(lines, columns)
         if fault:
             return False, fault
         file.seek(0)
         return check_lines(file, columns)
+
+
+def refuse_misplaced(folder):
+    """Raise FileNotFoundError if train.csv or test.csv is not in `folder`, but packed or renamed.
+
+    A sentence names what is there and what to do. Nothing happens if there is no trace of them.
+    """
+    for name in ('train.csv', 'test.csv'):
+        path = os.path.join(folder, name)
+        fault = misplaced_fault(path)
+        if fault:
+            raise FileNotFoundError(f'{path}: {fault}')
+
+
+def misplaced_fault(path):
+    """Say where a missing file is packed, renamed or one folder down; None if it is nowhere."""
+    if os.path.isfile(path):
+        return None
+    folder, name = os.path.split(path)
+    inside = os.path.join(glob.escape(folder), '*')
+    entries = sorted(glob.glob(inside)) + sorted(glob.glob(os.path.join(inside, '*')))
+    found = [entry for entry in entries if is_form_of(name, entry) and os.path.isfile(entry)]
+    found += [entry for entry in sorted(glob.glob(inside)) if entry.lower().endswith(ARCHIVES)]
+    found.sort(key=is_packed)                       # what is unpacked already comes first
+    if not found:
+        return None
+    remedy = f'rename it to {name}'
+    if is_packed(found[0]):
+        remedy = 'unpack it'
+    elif os.path.dirname(found[0]) != folder:
+        remedy = f'move it up to {path}'
+    return f'it is missing, but {found[0]} is there: {remedy}'
+
+
+def is_form_of(name, path):
+    """Tell whether `path` is called like `name`, as "train (1).csv" and "Train.csv.zip" are."""
+    start = re.escape(os.path.splitext(name)[0])
+    pattern = start + r'(?!_labels|[a-z]).*\.csv(\.(csv|txt|zip|gz|7z|rar|bz2|xz))?$'
+    return re.match(pattern, os.path.basename(path), re.IGNORECASE)
+
+
+def is_packed(path):
+    """Tell whether the name of a file says that it is packed."""
+    return path.lower().endswith(PACKED_ENDINGS)
 
 
 def check_lines(file, columns):
@@ -121,14 +166,14 @@ def columns_fault(lines, columns):
     header = is_header(fields)
     rows = lines[1:] if header else lines
     index = extra == 1 and counts_up([row.split(b',')[0].strip(b'"') for row in rows])
-    if header and index:
-        return ('line 1 is a header and the first column counts the rows: delete both, in pandas '
-                'with to_csv(header=False, index=False)')
+    surplus = []
     if header:
-        return 'line 1 is a header: delete this line'
+        surplus.append('line 1 is a header')
     if index:
-        return ('the first column counts the rows: delete this column, in pandas with '
-                'to_csv(header=False, index=False)')
+        surplus.append('the first column counts the rows')
+    if surplus:
+        return (f'{" and ".join(surplus)}: delete what is not data, in pandas with '
+                f'to_csv(header=False, index=False)')
     if extra == 1 and fields[-1] == b'':
         return 'line 1: a comma stands at its end: delete the last comma of each line'
     if extra == 1 and columns == PIXELS:

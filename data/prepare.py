@@ -15,11 +15,14 @@ import signal
 import sys
 import time
 
-from csv_files import FILES, TEST_ROWS, TRAIN_ROWS, check_request
-from official import IMAGES_NAME, LABELS_NAME, ZIP_URL, download, make_from_idx
-from stand_in import make_stand_in
-
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)    # which Python leaves out where PYTHONSAFEPATH is set
+
+from csv_files import FILES, TEST_ROWS, TRAIN_ROWS, check_request      # noqa: E402
+from official import (IMAGES_NAME, LABELS_NAME, ZIP_URL, download,      # noqa: E402
+                      make_from_idx)
+from stand_in import make_stand_in      # noqa: E402
+
 WAYS = {
     'stand-in': 'draw characters from fonts; they are not EMNIST and not handwriting',
     'idx': f"convert EMNIST Balanced's {IMAGES_NAME} and {LABELS_NAME}",

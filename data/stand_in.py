@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ft2font import FT2Font
 
+from check import refuse_misplaced
 from csv_files import (CHARACTERS, SIDE, TEST_ROWS, TRAIN_ROWS, blocks_of, check_request, no_report,
                        write_dataset)
 
@@ -39,8 +40,11 @@ def make_stand_in(folder, train_rows=TRAIN_ROWS, test_rows=TEST_ROWS, seed=0, fo
                   report=no_report):
     """Draw a stand-in data set into `folder`, with a marker file that says so.
 
-    The same seed and sizes give the same bytes. Raises ValueError or OSError in one sentence.
+    The same seed and sizes give the same bytes. Raises ValueError or OSError in one sentence, also
+    if the competition's files are there, but packed or renamed; not if `force` is set.
     """
+    if not force:
+        refuse_misplaced(folder)
     check_request(folder, train_rows, test_rows, seed, force)
     # Each file has its own generator: the test rows do not depend on the number of train rows.
     train = labels_and_pixels(train_rows, np.random.default_rng([seed, 0]))
@@ -132,6 +136,23 @@ def centre_and_scale(images, side, margin, blur):
     rows = bell_weights((top + bottom) / 2, images.shape[1], side, step, blur)
     columns = bell_weights((left + right) / 2, images.shape[2], side, step, blur)
     return rows @ images @ columns.transpose(0, 2, 1)
+
+
+def normalise_character(image):
+    """Turn the picture of one character into a row's image as in train.csv: (28, 28) uint8.
+
+    image: (H, W) numbers, the larger the lighter: dark ink on light paper, upright. As in EMNIST,
+    the ink counts as black or white, whatever the paper's brightness; it is blurred, cropped,
+    centred, scaled to 24 pixels and transposed. ValueError if nothing is darker than the paper.
+    """
+    image = np.asarray(image, dtype=float)
+    paper = np.median(image)                            # most of a picture is paper
+    darkest = image.min()
+    if not darkest < paper:
+        raise ValueError('the picture is blank: expected one dark character on light paper')
+    ink = (image < (paper + darkest) / 2).astype(np.float32)
+    scaled = centre_and_scale(ink[None], SIDE, MARGIN, np.array([0.7]))[0]
+    return np.rint(scaled.T * (255 / scaled.max())).astype(np.uint8)
 
 
 def first_and_last(profile):

@@ -191,6 +191,8 @@ def replacing(path):
             os.fsync(file.fileno())
         replace_file(beside, path)
     except OSError as error:
+        if error.filename not in (None, beside):      # of another file, and said already
+            raise
         remedy = 'free space there or choose another folder'
         if isinstance(error, PermissionError):
             remedy = 'close the program that has it open, or choose another folder'

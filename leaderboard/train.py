@@ -18,6 +18,7 @@ import pandas as pd
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'data')]
 
+from check import refuse_misplaced      # noqa: E402
 from checkpoint import Checkpoint, replacing, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
@@ -230,6 +231,7 @@ def accuracies(predicted, label):
 
 def run(options):
     """Train to the end, then write weights, curve and submission."""
+    refuse_misplaced(options.data)
     warning = rename_stand_in(options)
     if warning:
         say(warning)

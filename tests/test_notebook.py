@@ -69,6 +69,8 @@ def copy_hand_in(folder):
         shutil.copy(os.path.join(ROOT, name), str(folder))
     for path in glob.glob(os.path.join(glob.escape(ROOT), 'data', '*.py')):
         shutil.copy(path, str(folder / 'data'))
+    (folder / 'leaderboard').mkdir()        # data/ writes its files with what stands there
+    shutil.copy(os.path.join(ROOT, 'leaderboard', 'checkpoint.py'), str(folder / 'leaderboard'))
 
 
 @pytest.fixture
@@ -144,7 +146,6 @@ def test_other_files_than_the_stand_in_are_not_called_one(executed, tmp_path):
 def test_any_network_may_be_the_baseline_and_the_weights_may_be_switched_off(executed, tmp_path):
     folder = tmp_path / 'own'
     shutil.copytree(str(executed[0]), str(folder))
-    (folder / 'leaderboard').mkdir()
     (folder / 'leaderboard' / 'character_network.npz').write_text('not read')
     own = ('baseline = model.Network(rng=np.random.default_rng(SEED))',
            'baseline = model.Network([model.PixelScaling(), FullyConnected(784, 20), Tanh(), '
@@ -158,6 +159,7 @@ def test_any_network_may_be_the_baseline_and_the_weights_may_be_switched_off(exe
 def test_leaderboard_weights_take_part_where_they_are(executed, tmp_path):
     folder = tmp_path / 'weights'
     shutil.copytree(str(executed[0]), str(folder))
+    shutil.rmtree(str(folder / 'leaderboard'))
     shutil.copytree(os.path.join(ROOT, 'leaderboard'), str(folder / 'leaderboard'))
     whole_split = ('same_split = SEED == 0 and len(validation[0]) == 8000 and not stand_in',
                    'same_split = True')

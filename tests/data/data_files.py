@@ -1,25 +1,18 @@
 """What the tests of data/ share: they find its modules, read files and judge messages."""
 import os
+import pathlib
 import sys
 
 import numpy as np
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-DATA = os.path.join(ROOT, 'data')
-if DATA not in sys.path:
-    sys.path.append(DATA)
-
-
-def read_bytes(path):
-    """All bytes of a file."""
-    with open(str(path), 'rb') as file:
-        return file.read()
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DATA = os.path.join(os.path.dirname(TESTS), 'data')
+sys.path.append(DATA)
 
 
 def read_folder(folder):
     """{file name: content} of a folder."""
-    names = os.listdir(str(folder))
-    return {name: read_bytes(os.path.join(str(folder), name)) for name in names}
+    return {path.name: path.read_bytes() for path in pathlib.Path(str(folder)).iterdir()}
 
 
 def read_table(folder, name):
@@ -29,6 +22,7 @@ def read_table(folder, name):
 
 def check_message(message, *wanted):
     """The message is one line that holds each wanted text."""
+    message = str(message)
     for text in wanted:
         assert text in message, f'message {message!r}: expected it to mention {text!r}'
     assert '\n' not in message.strip(), f'message {message!r}: expected one line'
@@ -36,5 +30,4 @@ def check_message(message, *wanted):
 
 def check_folder(folder, expected):
     """The folder holds exactly the expected names."""
-    found = sorted(os.listdir(str(folder)))
-    assert found == sorted(expected), f'files in {folder}: got {found}, expected {sorted(expected)}'
+    assert sorted(os.listdir(str(folder))) == sorted(expected)
