@@ -1,11 +1,4 @@
-"""A training that is stopped goes on from its checkpoint, and ends with the same bits.
-
-`kill -9` leaves a process no time to tidy up. To kill at the same moments on every machine, a child
-process counts its calls of functions, Python's and C's, and kills itself at a chosen one. This file
-is also the script that does so. It prints, as JSON, which files each kill left:
-
-    python test_checkpoint.py FOLDER SEED
-"""
+"""A training that is stopped goes on from its checkpoint, and ends with the same bits."""
 import copy
 import errno
 import functools
@@ -14,25 +7,20 @@ import itertools
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import traceback
-import zlib
 
 import numpy as np
+import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path[:0] = [ROOT, os.path.join(ROOT, 'leaderboard')]
-
-import checkpoint      # noqa: E402
-import fast_conv2d      # noqa: E402
-import network      # noqa: E402
-from checkpoint import Checkpoint      # noqa: E402
-from network import Network, Training, one_cycle      # noqa: E402
-from parallel import ParallelNetwork, blas_controller      # noqa: E402
-from workshop import make_images, make_random, same      # noqa: E402
+import checkpoint
+import fast_conv2d
+import network
+from checkpoint import Checkpoint
+from network import Network, Training, one_cycle
+from parallel import ParallelNetwork
+from workshop import make_images, make_random, same
 
 EPOCHS = 5
 SETTINGS = {'epochs': EPOCHS, 'batch_size': 12, 'lr': 0.05, 'schedule': one_cycle,
@@ -61,46 +49,31 @@ def train(training, path=None, on_epoch=None):
     training.run(after_epoch, verbose=False)
 
 
-def read_bytes(path):
-    with open(str(path), 'rb') as file:
-        return file.read()
+# Killed, interrupted, resumed ---------------------------------------------------------------------
 
+def train_in_child(folder, moment=None, writing=False, on_epoch=None):
+    """Train in a child that kills itself at its call number `moment` -> its calls, None if killed.
 
-# The script ---------------------------------------------------------------------------------------
-
-def train_in(folder, copies=None):
-    """Train with a checkpoint in `folder`, then save the weights; copy each epoch's checkpoint."""
-    def copy(record):
-        if copies:
-            shutil.copy(path, f'{copies}-{record["epoch"]:02}')
-
-    network.time.time = lambda: 0.0      # the history holds the seconds of each epoch
-    path = os.path.join(folder, 'checkpoint.npz')
-    training = make_training(make_net())
-    train(training, path, copy)
-    checkpoint.write_npz(os.path.join(folder, 'weights.npz'), training.net.arrays())
-
-
-def run_in_child(folder, copies=None, moment=None, writing=False):
-    """train_in in a child that dies at its call number `moment` -> (was it killed, its calls).
-
-    With `writing`, only the calls count during which the checkpoint is half written.
+    `kill -9` leaves a process no time to tidy up. To kill at the same moments on every machine, the
+    child counts its calls of functions, Python's and C's. With `writing`, only those count during
+    which the checkpoint is half written. At the end the child writes the weights.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         calls = itertools.count()
-        half_written = os.path.join(folder, f'checkpoint.npz.{os.getpid()}.part')
+        half_written = str(folder / f'file.npz.{os.getpid()}.part')
 
         def count(frame, event, argument):
-            if writing and not os.path.exists(half_written):
-                return
-            if next(calls) == moment:
+            if (not writing or os.path.exists(half_written)) and next(calls) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
+            network.time.time = lambda: 0.0      # the history holds the seconds of each epoch
             sys.setprofile(count)
-            train_in(folder, copies)
+            training = make_training(make_net())
+            train(training, str(folder / 'file.npz'), on_epoch)
+            checkpoint.write_npz(str(folder / 'weights.npz'), training.net.arrays())
             sys.setprofile(None)
             os.write(writer, str(next(calls)).encode())
             os._exit(0)
@@ -110,74 +83,40 @@ def run_in_child(folder, copies=None, moment=None, writing=False):
     os.close(writer)
     with open(reader, 'rb') as pipe:
         calls = pipe.read()
-    status = os.waitpid(child, 0)[1]
-    if status not in (0, signal.SIGKILL):
-        sys.exit('the child process failed')
-    return status == signal.SIGKILL, int(calls or 0)
-
-
-def digests(folder):
-    """{name: digest} of the files in a folder."""
-    return {name: zlib.crc32(read_bytes(os.path.join(folder, name)))
-            for name in sorted(os.listdir(folder))}
-
-
-def kill_and_resume(folder, seed):
-    """Kill and resume, until the training ends. Every third kill hits while it is written."""
-    rng = np.random.default_rng(seed)
-    copies, undisturbed, killed = [os.path.join(folder, name) for name in 'abc']
-    for path in (copies, undisturbed, killed):
-        os.mkdir(path)
-    blas_controller()       # once, so that its import is not among the calls of each child
-    _, calls = run_in_child(undisturbed, os.path.join(copies, 'epoch'))
-    _, calls_to_resume = run_in_child(undisturbed)      # it has ended, so this only resumes
-    calls_of_an_epoch = (calls - calls_to_resume) // EPOCHS
-    rounds = []
-    was_killed = True
-    while was_killed:
-        writing = len(rounds) % 3 == 2
-        moment = int(rng.integers(12 if writing else calls_to_resume + 2 * calls_of_an_epoch))
-        moment = moment if len(rounds) < 23 else None       # so that the training ends
-        was_killed, _ = run_in_child(killed, moment=moment, writing=writing)
-        rounds.append(digests(killed))
-    return {'rounds': rounds, 'undisturbed': digests(undisturbed),
-            'epochs': [digest for _, digest in sorted(digests(copies).items())]}
-
-
-if __name__ == '__main__':
-    print(json.dumps(kill_and_resume(sys.argv[1], int(sys.argv[2]))))
-    sys.exit()
-
-
-# Killed, interrupted, resumed ---------------------------------------------------------------------
-
-import pytest      # noqa: E402
+    assert os.waitpid(child, 0)[1] == (0 if calls else signal.SIGKILL), 'the child failed'
+    return int(calls) if calls else None
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork and kill -9')
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')      # Python's, of threads and fork
 def test_a_killed_training_resumes_and_ends_with_the_same_bits(tmp_path):
-    output = subprocess.check_output([sys.executable, os.path.abspath(__file__), str(tmp_path),
-                                      '0'])
-    report = json.loads(output.decode())
-    epochs, rounds = report['epochs'], report['rounds']
-    weights = report['undisturbed']['weights.npz']
-    kills = len(rounds) - 1
-    assert len(set(epochs)) == EPOCHS and kills >= 8, f'{kills} kills, expected eight or more'
-    reached = while_writing = 0
-    parts = set()
-    for number, files in enumerate(rounds):
-        before, parts = parts, set(files) - {'checkpoint.npz', 'weights.npz'}
-        assert all(name.endswith('.part') for name in parts), f'kill {number} left {parts}'
-        assert len(parts - before) <= 1, f'kill {number} left {parts}, before {before}'
-        while_writing += len(parts) > len(before)
-        if reached or 'checkpoint.npz' in files:
-            assert files.get('checkpoint.npz') in epochs, f'kill {number} damaged the checkpoint'
-            now = 1 + epochs.index(files['checkpoint.npz'])
-            assert now >= reached, f'kill {number}: back from epoch {reached} to {now}'
-            reached = now
-        assert files.get('weights.npz', weights) == weights, f'kill {number}: other weights'
-    assert 0 < while_writing < kills, f'{while_writing} of {kills} kills while a file was written'
-    assert reached == EPOCHS and 'weights.npz' in rounds[-1], 'the training did not end'
+    def keep(record):
+        (tmp_path / f'{record["epoch"]}.npz').write_bytes((whole / 'file.npz').read_bytes())
+
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    whole.mkdir()
+    killed.mkdir()
+    calls = train_in_child(whole, on_epoch=keep)
+    calls_to_resume = train_in_child(whole)      # it has ended, so this only resumes
+    calls_of_an_epoch = (calls - calls_to_resume) // EPOCHS
+    states = [None] + [(tmp_path / f'{epoch + 1}.npz').read_bytes() for epoch in range(EPOCHS)]
+    rng = np.random.default_rng(0)
+    reached = kills = while_writing = 0
+    ended = None
+    while not ended:
+        writing = kills % 3 == 2
+        moment = int(rng.integers(12 if writing else calls_to_resume + 2 * calls_of_an_epoch))
+        before = len(os.listdir(str(killed)))
+        ended = train_in_child(killed, moment if kills < 23 else None, writing)
+        kills += 1
+        files = {path.name: path.read_bytes() for path in killed.iterdir()}
+        parts = [name for name in files if name not in ('file.npz', 'weights.npz')]
+        assert all(name.endswith('.part') for name in parts) and len(files) <= before + 2
+        while_writing += writing and not ended
+        assert files.get('file.npz') in states[reached:], f'kill {kills}: damaged or an older one'
+        reached = states.index(files.get('file.npz'))
+    assert kills > 8 and while_writing > 2 and reached == EPOCHS
+    assert files['weights.npz'] == (whole / 'weights.npz').read_bytes()
 
 
 def stop_after(epoch):
@@ -269,13 +208,15 @@ OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4})
 
 def check_another(path, field, net, changes):
     """The checkpoint at `path` is refused for another training, and nothing has changed."""
-    content = read_bytes(path)
+    with open(path, 'rb') as file:
+        content = file.read()
     training = make_training(net, **changes)
     before = copy.deepcopy(net.arrays())
     with pytest.raises(ValueError, match=f'file.npz .* another training.* {field}.*: '):
         Checkpoint(path, training).load()
     assert same(net.arrays(), before) and training.history == []
-    assert read_bytes(path) == content, 'the file was refused, but it has changed'
+    with open(path, 'rb') as file:
+        assert file.read() == content
 
 
 @pytest.mark.parametrize('number', range(len(OTHERS)))
@@ -293,20 +234,14 @@ def test_a_schedule_whose_jump_moved_is_another(tmp_path, first, second):
     check_another(path, 'schedule', make_net(), jump_at(second))
 
 
-def test_without_a_file_a_training_starts_at_its_first_epoch(tmp_path):
-    training = make_training(make_net())
-    Checkpoint(str(tmp_path / 'file.npz'), training).load()
-    assert training.history == [] and os.listdir(str(tmp_path)) == []
-
-
 # Damaged files ------------------------------------------------------------------------------------
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
     """The content of a checkpoint after two epochs."""
-    path = str(tmp_path_factory.mktemp('saved') / 'file.npz')
-    train_until(2, path)
-    return read_bytes(path)
+    path = tmp_path_factory.mktemp('saved') / 'file.npz'
+    train_until(2, str(path))
+    return path.read_bytes()
 
 
 def arrays_of(training):
@@ -331,17 +266,6 @@ def load_and_save(content, tmp_path):
         raise
     Checkpoint(str(path), training).save()
     return path.read_bytes()
-
-
-def changed(content, **changes):
-    """The content with arrays changed by name: change(array) -> the new array, or None."""
-    with np.load(io.BytesIO(content)) as file:
-        arrays = dict(file.items())
-    for name, change in changes.items():
-        arrays[name] = change(arrays.get(name))
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
-    return buffer.getvalue()
 
 
 def test_a_loaded_checkpoint_is_saved_again_as_the_same_bytes(tmp_path, saved):
@@ -376,20 +300,11 @@ def test_a_header_that_claims_less_is_noticed(tmp_path, saved):
             load_and_save(saved[:place] + b'1' + saved[place + 1:], tmp_path)
 
 
-WEIGHT = '10.FullyConnected.weight'
-CHANGES = {'missing': lambda array: None, 'transposed': lambda array: array.T,
-           'longer': lambda array: np.vstack([array, array]),
-           'scalar': lambda array: np.float32(1), 'integers': lambda array: array.astype(int),
-           'complex': lambda array: array.astype(complex), 'text': lambda array: array.astype(str),
-           'records': lambda array: np.zeros(array.shape, [('a', 'f4')])}
+class Executed(object):
+    """Unpickling this creates a file."""
 
-
-@pytest.mark.parametrize('part', ['last', 'best', 'average', 'velocity'])
-@pytest.mark.parametrize('change', sorted(CHANGES))
-def test_a_checkpoint_with_an_array_that_does_not_fit_is_refused(tmp_path, saved, part, change):
-    name = f'{part} {WEIGHT}'
-    with pytest.raises(ValueError, match=name):
-        load_and_save(changed(saved, **{name: CHANGES[change]}), tmp_path)
+    def __reduce__(self):
+        return open, ('executed', 'w')
 
 
 def as_text(change):
@@ -397,67 +312,47 @@ def as_text(change):
     return lambda array: np.array(json.dumps(change(json.loads(str(array)))))
 
 
-@pytest.mark.parametrize('name, change', [
-    ('more', lambda array: np.zeros(3)), ('last more', lambda array: np.zeros(3)),
-    ('about', lambda array: None),
-    ('about', lambda array: np.array('weights')), ('about', lambda array: np.zeros(3)),
-    ('about', as_text(lambda about: [about])),
-    ('about', as_text(lambda about: {'history': [], 'steps': 0})),
-    ('about', as_text(lambda about: dict(about, steps=None))),
-    ('about', as_text(lambda about: dict(about, history=3))),
-    ('about', as_text(lambda about: dict(about, fingerprint='mine')))])
-def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, saved, name, change):
-    with pytest.raises(ValueError, match='not a checkpoint' if name == 'about' else name):
-        load_and_save(changed(saved, **{name: change}), tmp_path)
+WEIGHT = '10.FullyConnected.weight'
+EXECUTED = np.array([Executed()], object)
+CHANGES = {'missing': lambda array: None, 'transposed': lambda array: array.T,
+           'longer': lambda array: np.vstack([array, array]),
+           'scalar': lambda array: np.float32(1), 'integers': lambda array: array.astype(int),
+           'complex': lambda array: array.astype(complex), 'text': lambda array: array.astype(str),
+           'records': lambda array: np.zeros(array.shape, [('a', 'f4')])}
+WRONG = [(f'{part} {WEIGHT}', change, f'{part} {WEIGHT}')
+         for part in ('last', 'best', 'average', 'velocity') for change in CHANGES.values()]
+WRONG += [(name, lambda array: np.zeros(3), name) for name in ('more', 'last more')]
+WRONG += [('about', change, 'not a checkpoint') for change in (
+    lambda array: None, lambda array: np.array('weights'), lambda array: np.zeros(3),
+    as_text(lambda about: [about]), as_text(lambda about: {'history': [], 'steps': 0}),
+    as_text(lambda about: dict(about, steps=None)), as_text(lambda about: dict(about, history=3)),
+    as_text(lambda about: dict(about, fingerprint='mine')))]
+WRONG += [(name, lambda array: EXECUTED, 'not a whole .npz file')
+          for name in ('about', f'last {WEIGHT}', 'more')]
+
+
+@pytest.mark.parametrize('number', range(len(WRONG)))
+def test_arrays_that_do_not_fit_are_refused_and_objects_unopened(tmp_path, saved, number,
+                                                                 monkeypatch):
+    monkeypatch.chdir(str(tmp_path))
+    name, change, telling = WRONG[number]
+    with np.load(io.BytesIO(saved)) as file:
+        arrays = dict(file.items())
+    arrays[name] = change(arrays.get(name))
+    buffer = io.BytesIO()
+    np.savez(buffer, **{key: array for key, array in arrays.items() if array is not None})
+    with pytest.raises(ValueError, match=telling):
+        load_and_save(buffer.getvalue(), tmp_path)
+    assert os.listdir(str(tmp_path)) == ['file.npz'], 'a pickled object was executed'
 
 
 def test_weights_in_place_of_a_checkpoint_are_refused(tmp_path):
-    make_net().save(str(tmp_path / 'weights.npz'))
+    make_net().save(str(tmp_path / 'file.npz'))
     with pytest.raises(ValueError, match='not a checkpoint'):
-        load_and_save(read_bytes(tmp_path / 'weights.npz'), tmp_path)
-
-
-class Executed(object):
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, 'w')
-
-
-@pytest.mark.parametrize('place', ['about', 'last ' + WEIGHT, 'more'])
-def test_pickled_objects_are_refused_unopened(tmp_path, saved, place):
-    trap = str(tmp_path / 'executed')
-    content = changed(saved, **{place: lambda array: np.array([Executed(trap)], object)})
-    with pytest.raises(ValueError, match='not a whole .npz file'):
-        load_and_save(content, tmp_path)
-    assert not os.path.exists(trap), 'the pickled object was executed'
+        load_and_save((tmp_path / 'file.npz').read_bytes(), tmp_path)
 
 
 # Disks that are full or closed --------------------------------------------------------------------
-
-@pytest.fixture
-def stopped(tmp_path, saved):
-    """A training after its third epoch, with the checkpoint of its second."""
-    path = tmp_path / 'file.npz'
-    path.write_bytes(saved)
-    training = make_training(make_net())
-    kept = Checkpoint(str(path), training)
-    kept.load()
-    training.run_epoch()
-    return kept
-
-
-def check_refused_write(kept, saved, code):
-    """Saving is refused with the system's reason; the old file is whole, and alone."""
-    with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
-        kept.save()
-    assert kept.path in str(caught.value) and caught.value.errno == code
-    assert os.listdir(os.path.dirname(kept.path)) == ['file.npz']
-    assert read_bytes(kept.path) == saved, 'the old checkpoint has changed'
-
 
 def failing(code):
     """A function of the system that fails."""
@@ -466,28 +361,33 @@ def failing(code):
     return fail
 
 
-@pytest.mark.parametrize('name', ['replace', 'fsync', 'open'])
-@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
-def test_a_write_that_fails_leaves_the_old_checkpoint(stopped, saved, monkeypatch, name, code):
-    monkeypatch.setattr(checkpoint if name == 'open' else os, name, failing(code), raising=False)
-    check_refused_write(stopped, saved, code)
-
-
-@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs the device that is always full')
-def test_a_disk_that_is_really_full(stopped, saved):
-    os.symlink('/dev/full', f'{stopped.path}.{os.getpid()}.part')      # where the file is written
-    check_refused_write(stopped, saved, errno.ENOSPC)
-
-
-@pytest.mark.parametrize('limit', [0, 1000])
-def test_a_file_that_may_not_grow(stopped, saved, limit):
-    resource = pytest.importorskip('resource')
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
-    try:
-        check_refused_write(stopped, saved, errno.EFBIG)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+@pytest.mark.parametrize('fault, code', [
+    ('replace', errno.EIO), ('fsync', errno.ENOSPC), ('open', errno.EROFS),
+    ('full', errno.ENOSPC), (0, errno.EFBIG), (1000, errno.EFBIG)])
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, saved, monkeypatch, request, fault,
+                                                      code):
+    path = tmp_path / 'file.npz'
+    path.write_bytes(saved)
+    training = make_training(make_net())
+    kept = Checkpoint(str(path), training)
+    kept.load()
+    training.run_epoch()
+    if fault == 'full':
+        if not os.path.exists('/dev/full'):
+            pytest.skip('needs the device that is always full')
+        os.symlink('/dev/full', f'{path}.{os.getpid()}.part')      # where the file is written
+    elif isinstance(fault, int):
+        resource = pytest.importorskip('resource')      # a file may not grow further
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault, limits[1]))
+    else:
+        owner = checkpoint if fault == 'open' else os
+        monkeypatch.setattr(owner, fault, failing(code), raising=False)
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
+        kept.save()
+    assert str(path) in str(caught.value) and caught.value.errno == code
+    assert os.listdir(str(tmp_path)) == ['file.npz'] and path.read_bytes() == saved
 
 
 def test_a_training_that_met_a_full_disk_goes_on_when_there_is_space_again(tmp_path, monkeypatch):

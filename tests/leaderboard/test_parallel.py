@@ -2,7 +2,6 @@
 import copy
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,13 +11,10 @@ import pytest
 
 import parallel
 from layer import BatchNorm, Dropout, FullyConnected, PixelScaling, ReLU, Sigmoid, SquaredError
-from network import Network, character_network
 from parallel import ParallelNetwork
 from small_networks import (CLASSES, FEATURES, check_equal, convert, gradients, make_cnn, make_mlp,
                             make_rows, make_step, normal)
 from workshop import make_images, make_random, same
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 every_network = pytest.mark.parametrize('make', [make_mlp, make_cnn, make_random])
 
@@ -85,12 +81,15 @@ def test_running_statistics_are_the_mean_of_the_parts(parts, rows):
     np.testing.assert_allclose(net.layers[0].running_var, [var], atol=1e-12)
 
 
-def test_a_part_has_two_rows_or_more():
+def test_a_part_has_two_rows_or_more_and_a_network_one_part_or_more():
     net = cut(make_mlp(), parts=3)
     counts = [net.part_count(np.zeros((rows, FEATURES))) for rows in range(9)]
     assert counts == [1, 1, 1, 1, 2, 2, 3, 3, 3]
     for rows in (2, 3):
         assert np.isfinite(make_step(cut(make_random(), parts=4), *make_images(rows)))
+    for parts in (0, 1.5, '2'):
+        with pytest.raises(ValueError, match='parts'):
+            ParallelNetwork(parts=parts)
 
 
 @every_network
@@ -110,10 +109,7 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_cores(make, monkeypa
     expected = train(cut(make(), 3), seed=5, ema_decay=0.9)
     monkeypatch.setattr(os, 'cpu_count', lambda: cores)
     check_equal(train(cut(make(), 3), seed=5, ema_decay=0.9), expected)
-
-
-def test_a_network_of_one_part_gives_the_bits_of_the_plain_network():
-    check_equal(train(cut(make_random(), 1)), train(make_random()))
+    check_equal(train(cut(make(), 1)), train(make()), 'one part and the plain network')
 
 
 # Random numbers -----------------------------------------------------------------------------------
@@ -205,13 +201,6 @@ def test_a_network_can_be_copied():
     assert not same(net.arrays(), before)
 
 
-def test_character_network_takes_the_class():
-    kinds = [character_network(stages=((4,), (4,), (4,)), hidden=8, Network=kind)
-             for kind in (ParallelNetwork, Network)]
-    assert type(kinds[0]) is ParallelNetwork and repr(kinds[0]) == repr(kinds[1])
-    check_equal(kinds[0].arrays(), kinds[1].arrays())
-
-
 # Refused ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('row', [None, 0, 7])
@@ -239,81 +228,68 @@ def test_the_error_names_the_rows_of_the_batch():
             net.backward()
 
 
-@pytest.mark.parametrize('parts', [0, -1, 1.5, '2'])
-def test_a_number_of_parts_that_cannot_be_is_refused(parts):
-    with pytest.raises(ValueError, match='parts'):
-        ParallelNetwork(parts=parts)
-
-
 # Threads ------------------------------------------------------------------------------------------
 
-class Slow(ReLU):
-    """A ReLU that sends the process Ctrl-C while both parts of the batch are in it."""
+class Spied(ReLU):
+    """A ReLU that calls a function before its forward."""
 
-    started = []
-    ended = []
+    def __init__(self):
+        self.spy = lambda: None
 
     def forward(self, input):
-        if threading.current_thread() is not threading.main_thread():
-            self.started.append(threading.current_thread())
-            time.sleep(0.2)      # until the main thread waits for both
-            if self.started[0] is threading.current_thread():
-                os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)
-            self.ended.append(threading.current_thread())
+        self.spy()
         return super().forward(input)
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='another process cannot send this one Ctrl-C')
-def test_after_ctrl_c_no_thread_goes_on_to_change_the_layers():
-    net = ParallelNetwork([FullyConnected(FEATURES, CLASSES), Slow()])
+def test_after_ctrl_c_no_thread_goes_on_to_change_the_layers(request):
+    def ctrl_c():
+        started.append(threading.get_ident())
+        time.sleep(0.2)      # until the main thread waits for both
+        if started[0] == threading.get_ident():
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        ended.append(threading.get_ident())
+
+    started, ended = [], []
+    net = ParallelNetwork([FullyConnected(FEATURES, CLASSES), Spied()])
+    net.layers[1].spy = ctrl_c
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            net.forward(*make_rows(8))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert len(Slow.started) == len(Slow.ended) > 0
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    with pytest.raises(KeyboardInterrupt):
+        net.forward(*make_rows(8))
+    assert len(started) == len(ended) > 0
     with pytest.raises(RuntimeError, match='forward'):
         net.backward()
 
 
-FORK = f'''
-import os, sys
-sys.path[:0] = [{ROOT!r}, {os.path.join(ROOT, 'leaderboard')!r}]
-import numpy as np
-from parallel import ParallelNetwork
-net = ParallelNetwork(rng=np.random.default_rng(0))
-pixels, label = np.zeros((8, 784), np.uint8), np.arange(8)
-net.forward(pixels, label)
-child = os.fork()
-net.forward(pixels, label)
-net.backward()
-if child:
-    sys.exit(os.waitpid(child, 0)[1] != 0)
-'''
-
-
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system cannot fork')
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')      # Python's, of threads and fork
 def test_a_forked_child_does_not_hang():
-    assert subprocess.call([sys.executable, '-W', 'ignore', '-c', FORK], timeout=60) == 0
+    net = cut(make_mlp())
+    make_step(net, *make_rows(8))
+    child = os.fork()
+    if not child:
+        signal.alarm(60)      # kills a child that hangs
+        try:
+            make_step(net, *make_rows(8))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    make_step(net, *make_rows(8))
+    assert os.waitpid(child, 0)[1] == 0, 'the child hangs or fails'
 
 
 def test_one_blas_thread_while_the_parts_run_and_as_many_as_before_after_them():
     threadpoolctl = pytest.importorskip('threadpoolctl')
-
-    class Spy(ReLU):
-        def forward(self, input):
-            seen.append(threads())
-            return super().forward(input)
 
     def threads():
         found = parallel.blas_controller().info()      # NumPy's, not those of other packages
         return [library['num_threads'] for library in found if library['user_api'] == 'blas']
 
     seen = []
-    net = ParallelNetwork([FullyConnected(FEATURES, CLASSES), Spy()])
-    seen.clear()      # the network is made by a blank row
+    net = ParallelNetwork([FullyConnected(FEATURES, CLASSES), Spied()])
+    net.layers[1].spy = lambda: seen.append(threads())
     with threadpoolctl.threadpool_limits(2, 'blas'):
         before = threads()
         net.forward(*make_rows(8))

@@ -1,4 +1,4 @@
-"""The READMEs of the repository: their links and commands exist, their numbers are those measured."""
+"""The READMEs of the repository: what they name exists, and their numbers are those measured."""
 import glob
 import os
 import re
