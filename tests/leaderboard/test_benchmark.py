@@ -33,7 +33,10 @@ def make_small(Conv2d=benchmark.Conv2d, Network=Network):
                              Conv2d=Conv2d, Network=Network)
 
 
-def test_table_and_figure(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize('missing', [False, True])
+def test_table_and_figure_also_without_the_other_frameworks(tmp_path, capsys, monkeypatch, missing):
+    if missing:
+        monkeypatch.setattr(benchmark, 'optional', lambda name: None)
     for name in benchmark.CNNS:
         monkeypatch.setitem(benchmark.CNNS, name, make_small)
     # Label smoothing is in no network of the benchmark
@@ -49,22 +52,9 @@ def test_table_and_figure(tmp_path, capsys, monkeypatch):
     assert (rows.seconds > 0).all() and (rows.seconds_least <= rows.seconds).all()
     assert {'ours', 'ours, fast', 'products'} <= set(rows[rows.part == 'cnn'].side)
     assert rows.ratio[(rows.part == 'csv') & (rows.side == 'ours')].notna().all()
-
-
-def test_missing_frameworks_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, 'optional', lambda name: None)
-    lines, rows = run(tmp_path, '784-60-47')
-    assert 'PyTorch missing, scikit-learn missing' in lines[0]
-    assert set(rows.side) == {'ours', 'products'}
-    assert rows.ratio.isna().all()
-
-
-def test_only_the_whole_is_written_by_default(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, 'NAMES', ['csv'])
-    benchmark.main(['--rows', '256', '--repeats', '1', '--only', 'csv'])
-    assert os.listdir(str(tmp_path)) == []
-    benchmark.main(['--rows', '256', '--repeats', '1'])
-    assert sorted(os.listdir(str(tmp_path))) == ['benchmark.csv', 'benchmark.png']
+    if missing:
+        assert 'PyTorch missing, scikit-learn missing' in lines[0]
+        assert set(rows.side) == {'ours', 'ours, fast', 'products', 'np.loadtxt'}
 
 
 def test_ratio_is_the_median_of_the_turns_and_each_side_gets_its_share_of_the_rows(monkeypatch):
@@ -80,17 +70,13 @@ def test_ratio_is_the_median_of_the_turns_and_each_side_gets_its_share_of_the_ro
     assert [first.seconds, second.seconds] == [10 * 92, 20 * 184]
 
 
-def test_the_sides_have_the_same_weights():
-    plain, fast = benchmark.make_networks('cnn')
-    check_equal(fast.arrays(), plain.arrays())
-
-
 @pytest.mark.parametrize('name', [*benchmark.MLPS, *benchmark.CNNS])
 def test_the_same_work_is_compared(name):
     pytest.importorskip('torch')
     pixels, label = benchmark.load_rows(32)
     plain, fast = benchmark.make_networks(name)
     net = fast or plain
+    check_equal(net.arrays(), plain.arrays())
     benchmark.check_same_loss(net, benchmark.TorchSide(net), pixels, label)
 
 
@@ -107,22 +93,3 @@ def test_other_work_is_refused(step, change):
         net.layers[15].weight[...] = net.layers[15].weight[::-1].copy()
     with pytest.raises(SystemExit, match=f'after {step} steps our loss'):
         benchmark.check_same_loss(net, torch_side, *benchmark.load_rows(32))
-
-
-def test_matrix_products_have_the_shapes_of_the_network(monkeypatch):
-    shapes = []
-
-    class Recorder(np.ndarray):
-        def __matmul__(self, other):
-            shapes.append((self.shape, other.shape))
-
-    class Generator(object):
-        def random(self, shape, dtype):
-            return np.zeros(shape, dtype).view(Recorder)
-
-    net, _ = benchmark.make_networks('784-60-47')
-    monkeypatch.setattr(benchmark.np.random, 'default_rng', lambda seed: Generator())
-    benchmark.matrix_products(net, batch=100)(250)
-    expected = [((100, 784), (784, 60)), ((784, 100), (100, 60)), ((100, 47), (47, 60)),
-                ((100, 60), (60, 47)), ((60, 100), (100, 47))]
-    assert shapes == 2 * expected

@@ -6,8 +6,7 @@ import pytest
 
 import fast_conv2d
 from fast_block import Block, fuse
-from gradient_check import check_gradients
-from layer import BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, MaxPool2d, ReLU, _Layer
+from layer import BatchNorm, Conv2d, Dropout, Flatten, FullyConnected, MaxPool2d, ReLU
 from network import Network, character_network
 from parallel import ParallelNetwork
 from small_networks import check_equal, convert, gradients, make_step, normal
@@ -47,30 +46,17 @@ def check(plain, block, images, tolerance=1e-12, seed=2):
 
 
 @ORDERS
-@pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('shape', [(4, 8, 8, 3), (5, 7, 9, 3), (6, 1, 1, 3), (3, 14, 15, 1)],
                          ids=str)
-def test_float64_equals_the_plain_layers(order, training, shape):
-    plain, block = pair(order, shape[3])
-    set_training(plain + block.layers, training)
-    check(plain, block, normal(*shape) + 1)
-
-
-@ORDERS
-@pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('dtype, tolerance', [(np.float32, 5e-5), (np.float64, 1e-12)])
-def test_float32_images_give_the_dtype_of_the_weights(order, training, dtype, tolerance):
-    plain, block = pair(order, 16, dtype)
-    set_training(plain + block.layers, training)
-    check(plain, block, normal(4, 14, 14, 16).astype(np.float32), tolerance)
-
-
-@ORDERS
-def test_a_second_batch_and_a_change_of_mode(order):
-    plain, block = pair(order)
+@pytest.mark.parametrize('weights, images, tolerance', [
+    ('f8', 'f8', 1e-12), ('f8', 'f4', 1e-12), ('f4', 'f4', 5e-5)])
+def test_equals_the_plain_layers_in_training_and_evaluation(order, shape, weights, images,
+                                                            tolerance):
+    plain, block = pair(order, shape[3], weights)
     for seed, training in enumerate((True, False, True)):
         set_training(plain + block.layers, training)
-        check(plain, block, normal(4, 6, 6, 3, seed=seed), seed=seed)
+        rows = normal(*shape, seed=seed) + 1
+        check(plain, block, rows.astype(images), tolerance, seed)
 
 
 @ORDERS
@@ -125,36 +111,6 @@ def test_what_cannot_be_computed_is_refused(order):
         block.forward(normal(4, 6, 6, 4))
     with pytest.raises(ValueError, match='two or more'):
         block.forward(normal(1, 1, 1, 3))
-
-
-class Parts(_Layer):
-    """A Block as one layer with the parameters of the run, for the gradient check."""
-
-    parameter_names = ('weight', 'scale', 'shift')
-
-    def __init__(self, order):
-        self.block, = fuse(make_run(order))
-        self.weight = self.block.conv.weight
-        self.scale = self.block.norm.weight
-        self.shift = self.block.norm.bias
-
-    def forward(self, input):
-        self.block.conv.weight = self.weight
-        self.block.norm.weight = self.scale
-        self.block.norm.bias = self.shift
-        return self.block.forward(input)
-
-    def backward(self, output_grad):
-        input_grad = self.block.backward(output_grad)
-        self.weight_grad = self.block.conv.weight_grad
-        self.scale_grad = self.block.norm.weight_grad
-        self.shift_grad = self.block.norm.bias_grad
-        return input_grad
-
-
-@ORDERS
-def test_gradients(order):
-    check_gradients(Parts(order), normal(3, 4, 3, 3))
 
 
 # Which layers are fused ---------------------------------------------------------------------------
