@@ -157,6 +157,38 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, kind, changes):
     assert sorted(os.listdir(str(tmp_path))) == ['1.npz', '3.npz']
 
 
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """The content of a checkpoint after two epochs."""
+    path = tmp_path_factory.mktemp('saved') / 'file.npz'
+    train_until(2, str(path))
+    return path.read_bytes()
+
+
+def arrays_of(training):
+    return checkpoint.flat({'last': training.net.arrays(), 'best': training.best,
+                            'average': training.average})
+
+
+def load_and_save(content, tmp_path, net=None, **changes):
+    """Load this content, and save what it gave -> that content. Refused, it changes nothing."""
+    path = tmp_path / 'file.npz'
+    path.write_bytes(content)
+    training = make_training(net or make_net(1), **changes)
+    before = copy.deepcopy(arrays_of(training))
+    try:
+        Checkpoint(str(path), training).load()
+    except ValueError as error:
+        assert 'file.npz' in str(error) and '\n' not in str(error), error
+        assert 'allow_pickle' not in str(error), f'it suggests to trust the file: {error}'
+        assert same(arrays_of(training), before), 'refused, but the arrays have changed'
+        assert training.history == [] and training.steps == 0 and training.net.velocity == {}
+        assert path.read_bytes() == content, 'refused, but the file has changed'
+        raise
+    Checkpoint(str(path), training).save()
+    return path.read_bytes()
+
+
 def other_label():
     label = TRAIN[1].copy()
     label[7] = (label[7] + 1) % 4
@@ -196,68 +228,23 @@ OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4})
           ('settings', *other_layer(None, label_smoothing=1e-9))]
 
 
-def check_another(path, field, net, changes):
-    """The checkpoint at `path` is refused for another training, and nothing has changed."""
-    with open(path, 'rb') as file:
-        content = file.read()
-    training = make_training(net, **changes)
-    before = copy.deepcopy(net.arrays())
-    with pytest.raises(ValueError, match=f'file.npz .* another training.* {field}.*: '):
-        Checkpoint(path, training).load()
-    assert same(net.arrays(), before) and training.history == []
-    with open(path, 'rb') as file:
-        assert file.read() == content
-
-
 @pytest.mark.parametrize('number', range(len(OTHERS)))
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, saved, number):
     field, changes, make = (OTHERS[number] + (make_net,))[:3]
-    path = tmp_path / 'file.npz'
-    path.write_bytes(saved)
-    check_another(str(path), field, make(), changes)
+    with pytest.raises(ValueError, match=f'another training.* {field}.*: '):
+        load_and_save(saved, tmp_path, make(), **changes)
 
 
 @pytest.mark.parametrize('first, second', [(0.70, 0.74), (0.74, 0.76), (0.02, 0.07)])
 def test_a_schedule_whose_jump_moved_is_another(tmp_path, first, second):
-    path = str(tmp_path / 'file.npz')
-    train_until(1, path, schedule=lambda done: 1.0 if done < first else 0.1)
-    check_another(path, 'schedule', make_net(),
-                  {'schedule': lambda done: 1.0 if done < second else 0.1})
-
-
-# Damaged files ------------------------------------------------------------------------------------
-
-@pytest.fixture(scope='module')
-def saved(tmp_path_factory):
-    """The content of a checkpoint after two epochs."""
-    path = tmp_path_factory.mktemp('saved') / 'file.npz'
-    train_until(2, str(path))
-    return path.read_bytes()
-
-
-def arrays_of(training):
-    return checkpoint.flat({'last': training.net.arrays(), 'best': training.best,
-                            'average': training.average})
-
-
-def load_and_save(content, tmp_path):
-    """Load this content, and save what it gave -> that content. Refused, it changes nothing."""
     path = tmp_path / 'file.npz'
-    path.write_bytes(content)
-    training = make_training(make_net(1))
-    before = copy.deepcopy(arrays_of(training))
-    try:
-        Checkpoint(str(path), training).load()
-    except ValueError as error:
-        assert 'file.npz' in str(error) and '\n' not in str(error), error
-        assert 'allow_pickle' not in str(error), f'it suggests to trust the file: {error}'
-        assert same(arrays_of(training), before), 'refused, but the arrays have changed'
-        assert training.history == [] and training.steps == 0 and training.net.velocity == {}
-        assert path.read_bytes() == content, 'refused, but the file has changed'
-        raise
-    Checkpoint(str(path), training).save()
-    return path.read_bytes()
+    train_until(1, str(path), schedule=lambda done: 1.0 if done < first else 0.1)
+    with pytest.raises(ValueError, match='another training.* schedule: '):
+        load_and_save(path.read_bytes(), tmp_path,
+                      schedule=lambda done: 1.0 if done < second else 0.1)
 
+
+# Damaged files ----------------------------------------------------------------------------------
 
 def test_a_loaded_checkpoint_is_saved_as_the_same_bytes_and_a_damaged_one_refused(tmp_path, saved):
     """Truncated anywhere; a shape that claims a 1 for a 2, which fits no checksum; weights."""

@@ -14,7 +14,7 @@ from layer import BatchNorm, Dropout, FullyConnected, PixelScaling, ReLU, Sigmoi
 from parallel import ParallelNetwork
 from small_networks import (CLASSES, FEATURES, check_equal, convert, gradients, make_cnn, make_mlp,
                             make_rows, make_step, normal)
-from workshop import make_images, make_random, same
+from workshop import make_images, make_random
 
 every_network = pytest.mark.parametrize('make', [make_mlp, make_cnn, make_random])
 
@@ -178,18 +178,6 @@ def test_exchanged_layers_losses_and_weights_are_used_by_every_part():
         assert abs(losses[0] - losses[1]) < 1e-5, f'change {change}: {losses}'
         np.testing.assert_allclose(*[each.predict(make_rows(8)[0]) for each in (plain, net)],
                                    rtol=1e-4, err_msg=f'change {change}')
-
-
-def test_a_network_can_be_copied():
-    net = cut(make_random())
-    make_step(net, *make_images(9), momentum=0.9)
-    twin = copy.deepcopy(net)
-    before = copy.deepcopy(net.arrays())
-    make_step(twin, *make_images(9), momentum=0.9)
-    check_equal(net.arrays(), before)
-    make_step(net, *make_images(9), momentum=0.9)
-    check_equal(net.arrays(), twin.arrays())
-    assert not same(net.arrays(), before)
 
 
 # Refused ------------------------------------------------------------------------------------------
