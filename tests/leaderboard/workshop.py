@@ -16,7 +16,8 @@ def make_random(seed=0, Network=network.Network, Conv2d=layer.Conv2d):
     return Network([
         PixelScaling(), Augment(10, 0.1, 0.1, 0.5, 0.2, rng), Reshape(4, 4, 1),
         Conv2d(1, 3, rng=rng, bias=False), BatchNorm(3), ReLU(), MaxPool2d(), Flatten(),
-        Dropout(0.3, rng), LeakyReLU(0.01), FullyConnected(12, CLASSES, rng)], input_shape=PIXELS)
+        Dropout(0.3, rng), LeakyReLU(np.float32(0.01)),
+        FullyConnected(12, CLASSES, rng)], input_shape=PIXELS)
 
 
 def make_images(count, seed=1):
