@@ -246,16 +246,22 @@ def test_a_schedule_whose_jump_moved_is_another(tmp_path, first, second):
 # Damaged files ----------------------------------------------------------------------------------
 
 def test_a_loaded_checkpoint_is_saved_as_the_same_bytes_and_a_damaged_one_refused(tmp_path, saved):
-    """Truncated anywhere; a shape that claims a 1 for a 2, which fits no checksum; weights."""
+    """Truncated anywhere, or weights."""
     assert load_and_save(saved, tmp_path) == saved
-    places = [match.start() + 2 for match in re.finditer(br'\(12, 4\)', saved)]
-    assert len(places) == 4, 'expected one array in last, best, average and velocity'
-    damaged = [saved[:place] + b'1' + saved[place + 1:] for place in places]
-    damaged += [saved[:length] for length in range(0, len(saved), len(saved) // 20)]
     make_net().save(str(tmp_path / 'file.npz'))
+    damaged = [saved[:length] for length in range(0, len(saved), len(saved) // 20)]
     for content in damaged + [(tmp_path / 'file.npz').read_bytes()]:
         with pytest.raises(ValueError, match='not a whole .npz file|not a checkpoint'):
             load_and_save(content, tmp_path)
+
+
+def test_a_shape_that_claims_less_is_noticed(tmp_path):
+    """NumPy alone would read fewer numbers, and not the checksum behind them."""
+    path = tmp_path / 'file.npz'
+    checkpoint.write_npz(str(path), {'a': np.zeros((5000, 3))})
+    path.write_bytes(path.read_bytes().replace(b'(5000, 3)', b'(4000, 3)'))
+    with pytest.raises(ValueError, match='not a whole .npz file'):
+        checkpoint.read_npz(str(path))
 
 
 def test_flipped_bytes_are_noticed_or_do_not_matter(tmp_path, saved):

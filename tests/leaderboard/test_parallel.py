@@ -159,6 +159,12 @@ def test_settings_and_modes_hold_for_every_part():
     net.train()
     net.layers[1].p = 0.0
     assert (net.forward(*make_rows(8))[0] != 0).all()
+    net = cut(make_random(), 3)
+    train(net)
+    before = copy.deepcopy(net.arrays())
+    net.train(False)
+    net.forward(*make_images(41))
+    check_equal(net.arrays(), before, 'running statistics in evaluation')
 
 
 def test_exchanged_layers_losses_and_weights_are_used_by_every_part():

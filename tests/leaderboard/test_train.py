@@ -90,15 +90,20 @@ def test_the_command_trains_writes_and_resumes(lab, capsys):
     assert [line.split(',')[:2] for line in lines[1:]] == [['1', '2'], ['2', '2']]
 
 
-def test_the_submission_is_what_the_saved_weights_predict(lab):
+@pytest.mark.parametrize('other', [False, True])
+def test_the_submission_is_what_the_saved_weights_predict(lab, monkeypatch, other):
     """By hand: float16 weights, test-time augmentation, even class counts."""
+    net = network.character_network(np.random.default_rng(9), Network=train.ParallelNetwork,
+                                    Conv2d=train.Conv2d, **train.NETWORKS['tiny'])
+    if other:      # the weights in the file count, not those in memory
+        monkeypatch.setattr(train, 'save_weights', lambda trained, path: net.save(path))
     assert run() == 0
-    net = network.character_network(Network=train.ParallelNetwork, Conv2d=train.Conv2d,
-                                    **train.NETWORKS['tiny'])
     net.load(WEIGHTS)
     predict = net.predict_augmented(network.read_csv('test.csv', 784), 8)
     expected = network.even_class_counts(predict).argmax(axis=1)
     np.testing.assert_array_equal(submitted(SUBMISSION), expected)
+    if other:
+        return
     pixels, label = network.read_train('train.csv')
     _, kept = network.split_rows(100, 10, 0)
     assert net.held_back == {network.fingerprint(pixels[kept], label[kept])}
