@@ -18,6 +18,10 @@ import numpy as np     # noqa: E402
 import pytest          # noqa: E402
 
 
+def pytest_addoption(parser):
+    parser.addoption('--mine', metavar='FOLDER', help='a layer.py and network.py for test_mine.py')
+
+
 def pytest_configure(config):
     patterns = ('*.py', '*/*.py', 'tests/*/*.py')
     for path in [path for name in patterns for path in glob.glob(os.path.join(ROOT, name))]:

@@ -1,0 +1,360 @@
+"""Questions to a loss: softmax, value, gradient, large logits. They are put by `ask`."""
+import numpy as np
+
+import find_parts as find
+from grade_parts import (OVERFLOW, ROWS_TRIED, NotFinished, compare, normal, of_size, one_hot,
+                         parts_of, softmax, tolerance_of)
+import mistakes
+
+
+class LossClass(object):
+    """A loss of the hand-in, called by itself. `ask` is the question of check_loss.
+
+    `make_softmax` makes the softmax before a loss that takes probabilities.
+    """
+
+    def __init__(self, name, make, make_softmax=None):
+        self.name = name
+        self.make = make
+        self.make_softmax = make_softmax
+        self.classes = 5
+        self.rows = 7
+        self.form = None
+
+    def find_form(self, layouts):
+        """Find the layout and the form of the target. Raises the first error if none fits."""
+        softmaxes = [None] if self.make_softmax is None else [None, self.make_softmax]
+        error = None
+        works = None
+        for self.make_softmax in softmaxes:
+            for self.rows in ROWS_TRIED[:5]:
+                for self.classes in (5, 10, 47):
+                    for self.form in [(layout, kind) for layout in layouts
+                                      for kind in ('one-hot', 'labels')]:
+                        try:
+                            fits = self.fits()
+                        except (NotImplementedError, NotFinished) as reason:
+                            raise NotFinished(str(reason) or 'forward is not written yet')
+                        except Exception as reason:
+                            error = error or reason
+                            continue
+                        if fits:
+                            return
+                        works = works or (self.make_softmax, self.rows, self.classes, self.form)
+        if works is None:
+            raise error
+        self.make_softmax, self.rows, self.classes, self.form = works
+
+    def fits(self):
+        """True if the predictions are the softmax, or the loss is a cross-entropy."""
+        logits = normal(self.rows, self.classes)
+        labels = np.arange(self.rows) % self.classes
+        answer = self.ask(logits, labels, gradient=False)
+        expected, log = softmax(logits)
+        mean = -log[np.arange(self.rows), labels].mean()
+        total = np.sum(answer['loss']) / mean
+        ratios = (1, self.rows, 1 / self.rows, 1 / self.classes)
+        value = any(abs(total / ratio - 1) < 1e-2 for ratio in ratios)
+        predict = answer['predict']
+        return value if predict is None else mistakes.close(predict, expected, 1e-3)
+
+    def ask(self, logits, labels, gradient=True):
+        """Logits (N, K), labels (N,) -> {'predict', 'loss', 'gradient', 'changes'}."""
+        layout, kind = self.form
+        loss = self.make()
+        logits = layout.theirs(logits)
+        given = logits.copy()
+        target = np.array(labels)
+        if kind == 'one-hot':
+            target = layout.theirs(one_hot(labels, self.classes))
+        target_kept = target.copy()
+        kept = given.copy()
+        fed = given
+        if self.make_softmax:
+            before = self.make_softmax()
+            fed = find.call(before, 'forward', given)
+        result = self.call_forward(loss, fed, target, len(labels))
+        answer = read_loss(result, layout, len(labels), self.classes)
+        if self.make_softmax:
+            answer['predict'] = np.array(layout.ours(fed, len(labels)))
+        answer['changes'] = changes(given, kept, target, target_kept)
+        if gradient:
+            got = None
+            try:
+                got = self.call_backward(loss, fed, target, answer, layout)
+            except NotImplementedError as error:
+                answer['unfinished'] = str(error)
+            if self.make_softmax and got is not None:
+                got = self.through_softmax(before, got, answer['predict'], target, layout)
+            answer['gradient'] = None if got is None else layout.ours(got, len(labels))
+            answer['changes'] = answer['changes'] or changes(given, kept, target, target_kept)
+        return answer
+
+    def call_forward(self, loss, fed, target, rows):
+        """-> what forward returns, together with what a separate method for the loss returns."""
+        forward = find.method(loss, find.FORWARD)
+        known = dict(find.CONSTANTS, rows=rows, input=fed, target=target)
+        named, more = find.parameters(forward)
+        alone = len(named) == 1 and not more
+        values = find.arguments(forward, known, (fed,) if alone else (fed, target))
+        result = find.call(loss, 'forward', *values)
+        if result is None:
+            raise NotFinished('forward returns None')
+        for name in dir(loss) if alone else ():
+            value = getattr(loss, name)
+            if 'loss' in name.lower() and callable(value) and not isinstance(value, type):
+                known['predict'] = result
+                return result, value(*find.arguments(value, known, (), (target,)))
+        return result
+
+    def call_backward(self, loss, fed, target, answer, layout):
+        """-> the array of the size of the logits that backward returns, or None."""
+        backward = find.method(loss, find.BACKWARD)
+        predict = answer['predict']
+        predict = fed if predict is None else layout.theirs(predict)
+        known = dict(find.CONSTANTS, rows=len(target), target=target, predict=predict, input=fed)
+        required = [name for name, must in find.parameters(backward)[0] if must]
+        spare = (predict, target)
+        if len(required) == 1:
+            known.update(loss=answer['loss'], grad=1.0)
+            spare = (target,)
+        values = find.arguments(backward, known, (), spare)
+        return of_size(find.call(loss, 'backward', *values), fed.size)
+
+    def through_softmax(self, before, got, predict, target, layout):
+        """The gradient for the logits: y - t with a factor already is, others go on backward."""
+        if target.ndim == 1:
+            target = one_hot(target, self.classes)
+        target = layout.ours(target, len(predict))
+        if mistakes.factor(layout.ours(got, len(predict)), predict - target, 1e-3) is not None:
+            return got
+        backward = find.method(before, find.BACKWARD)
+        return of_size(find.call(before, 'backward', got) if backward else got, got.size)
+
+
+def changes(given, kept, target, target_kept):
+    """'logits' or 'target' if the array was changed, else ''."""
+    if not np.array_equal(given, kept):
+        return 'logits'
+    return '' if np.array_equal(target, target_kept) else 'target'
+
+
+def read_loss(result, layout, rows, classes):
+    """What a loss returned -> {'predict': (N, K) or None, 'loss': array of any size}."""
+    predict = None
+    loss = None
+    for part in parts_of(result):
+        if part.size == rows * classes and predict is None and part.size > 1:
+            predict = np.array(layout.ours(part, rows))
+        elif loss is None and part.dtype.kind in 'fiu':
+            loss = np.array(part)
+    return {'predict': predict, 'loss': loss, 'gradient': None, 'changes': ''}
+
+
+def check_loss(probe, report):
+    """Ask a loss its questions: softmax, value, gradient, large logits, arguments."""
+    rows, classes = probe.rows, probe.classes
+    logits = normal(rows, classes, seed=11)
+    labels = np.random.RandomState(12).randint(0, classes, rows)
+    if classes > 10:
+        labels[:] = np.argsort(-logits, axis=1)[:, 3]      # none of them improbable
+    answer = probe.ask(logits, labels)
+    if answer['changes']:
+        slug = 'loss-changes-input' if answer['changes'] == 'logits' else 'changes-input'
+        report('unchanged', probe.name, slug, (
+            f'The loss overwrites its {answer["changes"]}, which were given to it.'))
+    expected, log = softmax(logits)
+    soft = check_softmax(probe, report, answer['predict'], expected, logits)
+    mean = -log[np.arange(rows), labels].mean()
+    if not soft and (answer['predict'] > 0).all():
+        mean = -np.log(answer['predict'][np.arange(rows), labels]).mean()
+    ratio = check_loss_value(probe, report, answer['loss'], mean, logits, labels, soft)
+    check_loss_gradient(probe, report, answer, logits, labels, ratio if soft else None)
+    if soft or answer['predict'] is None:
+        check_large_logits(probe, report)
+    else:
+        check_sure(probe, report, np.zeros(rows, int))
+
+
+def check_softmax(probe, report, predict, expected, logits):
+    """True if the predictions are the softmax of the logits."""
+    if predict is None:
+        report('softmax', probe.name, state='note',
+               message='The loss returns no predictions, one row an image.')
+        return True
+    tolerance = tolerance_of(predict)
+    found = mistakes.likely(predict, expected, mistakes.softmax_suspects(logits), tolerance)
+    if mistakes.close(predict, expected, tolerance) or found:
+        compare(report, 'softmax', probe.name, predict, expected,
+                mistakes.softmax_suspects(logits), tolerance)
+        return not found
+    if mistakes.close(predict, logits, tolerance):
+        report('softmax', probe.name, state='note',
+               message='The predictions are the logits themselves, not their softmax.')
+        return True
+    report('softmax', probe.name, state='note', message=(
+        'The predictions are not the softmax of the numbers that the last layer gives. '
+        + mistakes.told(predict, expected)))
+    return False
+
+
+def check_loss_value(probe, report, loss, mean, logits, labels, soft):
+    """Returns loss / (mean cross-entropy), or None if the loss is another function."""
+    rows, classes = logits.shape
+    if loss is None:
+        report('loss', probe.name, 'not-finished', 'No loss is returned.')
+        return None
+    if loss.size > 1:
+        total = np.asarray(loss, np.float64).sum()
+        report('loss', probe.name, 'loss-is-an-array', (
+            f'Got {loss.size} numbers, expected one, {mean:.4g}: E = -1/N sum_n,k t_nk ln y_nk is '
+            'summed over the classes and averaged over the rows.'))
+        return total / mean if soft and mistakes.close(total / rows, mean, 1e-3) else None
+    value = float(np.asarray(loss).ravel()[0])
+    if mistakes.close(value, mean, 2e-3):
+        report('loss', probe.name)
+        return 1.0
+    if not soft:
+        found = mistakes.likely(value, mean, mistakes.loss_suspects(mean, rows, classes), 2e-3)
+        if found:
+            report('loss', probe.name, found[0],
+                   f'{found[1]} Got {value:.4g}, expected {mean:.4g}.')
+        else:
+            report('loss', probe.name, state='note', message='Not compared: softmax comes first.')
+        return None
+    twice = probe.ask(np.vstack([logits, logits]), np.append(labels, labels), gradient=False)
+    twice = float(np.asarray(twice['loss']).ravel()[0])
+    divisor = rows * mean / value
+    if abs(twice / value - 2) < 1e-3 and min(abs(divisor - 1), abs(divisor - classes)) > 1e-2 and (
+            abs(divisor - round(divisor)) < 1e-2):
+        report('loss', probe.name, 'one-batch-size', (
+            f'The sum over the rows is divided by {divisor:.0f} for any number of rows: E = -1/N '
+            f'sum_n,k t_nk ln y_nk with the N of the batch. Got {value:.4g}, expected {mean:.4g}.'))
+        return value / mean
+    found = mistakes.likely(value, mean, mistakes.loss_suspects(mean, rows, classes), 2e-3)
+    if found is None and abs(twice / value - 2) < 1e-3:
+        found = ('loss-not-the-mean', 'It doubles when each row comes twice, so it is a sum over '
+                 'the rows: E is the mean over the N rows.')
+        report('loss', probe.name, found[0], f'{found[1]} Got {twice:.4g}, expected {value:.4g}.')
+        return None
+    if found:
+        report('loss', probe.name, found[0], f'{found[1]} Got {value:.4g}, expected {mean:.4g}.')
+        return value / mean
+    report('loss', probe.name, state='note', message=(
+        'The loss is not the mean cross-entropy E = -1/N sum_n,k t_nk ln y_nk, '
+        f'{mean:.4g} here, but {value:.4g}: its gradient is checked by differences.'))
+    return None
+
+
+def check_loss_gradient(probe, report, answer, logits, labels, ratio):
+    """Compare the gradient with the derivative of the returned loss."""
+    rows, classes = logits.shape
+    got = answer['gradient']
+    target = one_hot(labels, classes).astype(np.float64)
+    predict, _ = softmax(logits)
+    mean_gradient = (predict - target) / rows
+    if got is None:
+        report('loss.gradient', probe.name, 'not-finished', answer.get('unfinished') or (
+            'backward returns no gradient of the size of the logits yet.'))
+        return
+    got = np.asarray(got, np.float64)
+    tolerance = max(2e-4, tolerance_of(answer['gradient']))
+    if ratio is not None:
+        numeric = ratio * mean_gradient
+        if mistakes.close(got, numeric, tolerance) or mistakes.close(got, mean_gradient, tolerance):
+            report('loss.gradient', probe.name)
+            return
+        if abs(ratio - 1) > 1e-2 and mistakes.close(got, rows * mean_gradient, tolerance):
+            numeric = mean_gradient
+    else:
+        numeric = loss_derivative(probe, logits, labels)
+        got, predict, target = got[:1], predict[:1], target[:1]
+        if mistakes.close(got, numeric, 1e-3):
+            report('loss.gradient', probe.name)
+            return
+        tolerance = 1e-3
+    suspects = mistakes.loss_gradient_suspects(predict, target, numeric)
+    if ratio is None:
+        suspects = [(slug, wrong, sentence.replace('here 1/1', f'here 1/{rows}'))
+                    for slug, wrong, sentence in suspects]
+        suspects.insert(0, ('loss-gradient-times-n', rows * numeric, (
+            f'1/N is missing, here 1/{rows}: the loss is a mean over N rows, so its gradient is '
+            'one, too.')))
+    scale = mistakes.factor(got, numeric, tolerance)
+    if scale is not None and fixed_divisor(probe, got, scale, rows, classes):
+        report('loss.gradient', probe.name, 'one-batch-size', (
+            f'It is divided by {rows / scale:.0f} for any number of rows, not by N. '
+            + mistakes.told(got, numeric)), scale=scale)
+        return
+    compare(report, 'loss.gradient', probe.name, got, numeric, suspects, tolerance)
+
+
+def fixed_divisor(probe, got, scale, rows, classes):
+    """True if the gradient is divided by one number, whatever the number of rows is."""
+    divisor = rows / scale
+    if divisor < 1.5 or abs(divisor - round(divisor)) > 1e-2 or (
+            round(divisor) in (rows, classes)):
+        return False
+    logits = normal(2 * rows, classes, seed=13)
+    labels = np.arange(2 * rows) % classes
+    other = probe.ask(logits, labels)['gradient']
+    exact = (softmax(logits)[0] - one_hot(labels, classes)) / (2 * rows)
+    factor = mistakes.factor(other, exact, 1e-3)
+    return factor is not None and abs(factor / scale - 2) < 1e-2
+
+
+def loss_derivative(probe, logits, labels):
+    """dE/da (1, K) of the first row, by central differences of the returned loss."""
+    numeric = np.zeros((1, logits.shape[1]))
+    step = 1e-5
+    for column in range(logits.shape[1]):
+        values = []
+        for sign in (1, -1):
+            moved = logits.copy()
+            moved[0, column] += sign * step
+            values.append(np.sum(probe.ask(moved, labels, gradient=False)['loss']))
+        numeric[0, column] = (values[0] - values[1]) / (2 * step)
+    return numeric
+
+
+def check_large_logits(probe, report):
+    """Logits of 1000, rows that lie far apart, and a prediction that is sure."""
+    rows, classes = probe.rows, probe.classes
+    labels = np.zeros(rows, int)
+    logits = np.zeros((rows, classes))
+    logits[:, 0] = 1000
+    answer = probe.ask(logits, labels, gradient=False)
+    predict = answer['predict']
+    large = predict if predict is not None else answer['loss']
+    if not np.isfinite(large).all():
+        report('loss.large', probe.name, 'softmax-overflow', OVERFLOW)
+    elif rows > 1:
+        logits = normal(rows, classes, seed=14)
+        logits[0] += 900
+        predict = probe.ask(logits, labels, gradient=False)['predict']
+        if predict is not None and not np.isfinite(predict).all():
+            report('loss.large', probe.name, 'softmax-max-of-batch', (
+                'One row has logits near 900, another has logits near 0: got nan, expected the '
+                'softmax of the row. The maximum is taken over the whole batch, so all exp of the '
+                'lower row are 0, and 0 / 0 is nan. Each row n needs its own maximum.'))
+    check_sure(probe, report, labels)
+
+
+def check_sure(probe, report, labels):
+    """The loss is finite where a probability rounds to 0."""
+    for size in (400.0, 60.0):
+        logits = np.zeros((probe.rows, probe.classes))
+        logits[:, 0] = size
+        logits[:, 1] = -size
+        for label, word, expected in ((1, 'wrong', 2 * size), (0, 'right', 0)):
+            answer = probe.ask(logits, labels + label, gradient=False)
+            predict = answer['predict']
+            if predict is not None and not np.isfinite(predict).all():
+                continue
+            value = np.asarray(answer['loss'], np.float64).ravel()
+            if not np.isfinite(value).all():
+                report('loss.large', probe.name, 'log-of-zero', (
+                    f'A sure prediction that is {word}: got a loss of {value[0]}, expected '
+                    f'{expected:g}, or a large finite number. y_k rounds to 0, ln 0 is -inf, and '
+                    '0 * -inf is nan: compute ln y from the logits, or keep y away from 0.'))
+                return
