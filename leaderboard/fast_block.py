@@ -158,11 +158,15 @@ class Block(_Layer):
         return output
 
     def backward_in_evaluation(self, input, output_grad):
-        """The layers do it themselves: they forward the input once more, and remember."""
+        """The layers do it themselves: they forward the input once more, in that mode."""
+        mode = self.norm.training
+        self.norm.training = False
+        self.conv.needs_input_grad = self.needs_input_grad
         for layer in self.layers:
             input = layer.forward(input)
         for layer in reversed(self.layers):
             output_grad = layer.backward(output_grad)
+        self.norm.training = mode
         return output_grad
 
     def __repr__(self):
