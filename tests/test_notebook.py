@@ -7,12 +7,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 
 import IPython.display
 import matplotlib.pyplot
-import numpy as np
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
