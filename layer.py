@@ -12,12 +12,13 @@ weights: float32 in training, float64 in a gradient check. No layer changes its 
 """
 import numpy as np
 
+__all__ = ['_Layer', 'softmax', 'target_rows', 'windows']      # and each layer: see _Layer
+
 
 class _Layer(object):
-    """The base class of all layers. A new layer needs `forward` and `backward`, and no more.
+    """The base class. `forward` of a new layer keeps what its `backward` needs.
 
-    `forward` keeps what `backward` needs. A layer with weights lists their names in
-    `parameter_names`, and its `backward` sets `weight_grad` for `weight`.
+    A layer with weights lists them in `parameter_names`. `backward` sets weight_grad for weight.
     """
 
     parameter_names = ()      # the arrays that SGD trains
@@ -33,6 +34,10 @@ class _Layer(object):
     def backward(self, output_grad):
         """Set the gradients of the parameters. Return dE/d(input), given dE/d(output)."""
         raise NotImplementedError(f'{type(self).__name__} has no backward')
+
+    def __init_subclass__(cls):      # `from layer import *` gives a layer that you add here, too
+        if cls.__module__ == __name__:
+            __all__.append(cls.__name__)
 
     def __repr__(self):
         """The call that makes the layer, with the arguments that are numbers."""
@@ -98,10 +103,9 @@ class SoftmaxWithLoss(_Layer):
     def forward(self, input, target):
         """Logits (N, K), labels (N,) or one-hot (N, K) -> predict (N, K) and the mean loss."""
         target = target_rows(target, input.shape).astype(input.dtype)
-        if not np.allclose(target.sum(axis=1), 1, atol=1e-4):
+        if (target < 0).any() or (abs(target.sum(axis=1) - 1) > 1e-4).any():
             raise ValueError('expected targets that sum to 1 in each row, such as one-hot rows')
-        smoothing = self.label_smoothing
-        self.target = (1 - smoothing) * target + smoothing / input.shape[1]
+        self.target = (1 - self.label_smoothing) * target + self.label_smoothing / input.shape[1]
         self.predicted, log_predicted = softmax(input)
         terms = self.target * np.where(self.target > 0, log_predicted, 0)      # 0 ln 0 = 0
         loss = -np.sum(terms) / len(input)                          # E = -1/N sum t ln y
@@ -142,8 +146,8 @@ def target_rows(target, shape):
 
 def he_normal(rng, shape, fan_in):
     """Draw float32 weights of variance 2 / fan_in (He et al. 2015, arXiv:1502.01852, eq. 10)."""
-    weight = random_generator(rng).standard_normal(shape) * np.sqrt(2 / fan_in)
-    return weight.astype(np.float32)
+    rng = random_generator(rng)
+    return (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
 
 
 def random_generator(rng):
@@ -196,7 +200,7 @@ class SquaredError(_Layer):
 
     def forward(self, input, target):
         """Outputs (N, K), labels (N,) or any rows (N, K) -> predict (N, K) and the mean loss."""
-        target = target_rows(target, input.shape).astype(input.dtype)
+        target = target_rows(target, input.shape).astype(np.result_type(input, 1.0))
         self.difference = input - target
         loss = 0.5 * np.sum(self.difference ** 2) / len(input)
         return input.copy(), float(loss)
@@ -205,8 +209,7 @@ class SquaredError(_Layer):
         return self.difference / len(self.difference)               # delta_nk = (y - t) / N
 
     def predict(self, input):
-        """Outputs (N, K) -> the same: y_k = a_k."""
-        return input
+        return input                                                # y_k = a_k
 
 
 # For images ---------------------------------------------------------------------------------------
@@ -220,15 +223,13 @@ class PixelScaling(_Layer):
 
     def forward(self, input):
         """(N, ...) integers or floats -> (N, ...) floats. ValueError for pixels out of range."""
-        least = input.min(initial=0)
-        greatest = input.max(initial=0)
+        least, greatest = input.min(initial=0), input.max(initial=0)
         if input.dtype.kind not in 'iu':
             if greatest > 20:
                 raise ValueError(f'got floats up to {greatest:g}: divide pixels by 255')
             return input
         if least < 0 or greatest > 255 or greatest == 1:
-            raise ValueError(f'got integers {least}..{greatest}, expected pixels 0..255: multiply '
-                             'black and white images by 255')
+            raise ValueError(f'got integers {least}..{greatest}, expected 0 to 255 or floats')
         scaled = input.astype(np.float32) / 255
         return (scaled - self.mean) / self.std
 
@@ -247,15 +248,15 @@ class Reshape(_Layer):
         return output_grad.reshape(self.input_shape)
 
     def __repr__(self):
-        return f'Reshape{self.shape}'
+        return f'{type(self).__name__}{self.shape}'
 
 
 class Flatten(Reshape):
     """(N, ...) -> (N, D)."""
 
     def forward(self, input):
-        self.shape = (np.prod(input.shape[1:], dtype=int),)
-        return super().forward(input)
+        self.input_shape = input.shape
+        return input.reshape(len(input), np.prod(input.shape[1:], dtype=int))
 
 
 class Dropout(_Layer):
@@ -297,11 +298,10 @@ class BatchNorm(_Layer):
         self.features = features
         self.momentum = momentum
         self.eps = eps
-        zeros = np.zeros((1, features), np.float32)
-        self.weight = zeros + 1
-        self.bias = zeros.copy()
-        self.running_mean = zeros.copy()
-        self.running_var = zeros + 1
+        self.weight = np.ones((1, features), np.float32)
+        self.bias = np.zeros((1, features), np.float32)
+        self.running_mean = np.zeros((1, features), np.float32)
+        self.running_var = np.ones((1, features), np.float32)
 
     def forward(self, input):
         """(N, ..., D) -> (N, ..., D). ValueError for one row in training: it has no variance."""

@@ -55,9 +55,10 @@ class Network(object):
             raise RuntimeError('backward needs a whole forward before it')
         grad = self.loss.backward()
         for index, layer in reversed(list(enumerate(self.layers))):
-            layer.needs_input_grad = any(other.parameter_names for other in self.layers[:index])
+            before = [value for other in self.layers[:index] for value in vars(other).values()]
+            layer.needs_input_grad = any(isinstance(value, np.ndarray) for value in before)
             grad = layer.backward(grad)
-            if not layer.needs_input_grad:      # no layer before this one is trained
+            if not layer.needs_input_grad:      # the layers before keep no array, so no weights
                 break
 
     def update(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
@@ -120,7 +121,7 @@ class Network(object):
             for number in range(1, copies):
                 self.reseed([number])
                 total += self.predict_rows(input, batch_size)
-        return total / copies
+        return total / max(1, copies)
 
     def predict_rows(self, input, batch_size):
         """Predict batch by batch, in the present mode."""
@@ -155,6 +156,8 @@ class Network(object):
     def labelled(self, data, label):
         """Rows, and labels or one-hot rows -> rows and labels (N,) as arrays. Else ValueError."""
         one_hot = target_rows(label, (len(data),) + self.shapes()[-1])
+        if (one_hot.max(axis=1) != 1).any():
+            raise ValueError('expected labels or one-hot rows')
         return np.asarray(data), one_hot.argmax(axis=1)
 
     def reseed(self, seed):
@@ -209,7 +212,7 @@ class Network(object):
         """[output shape of each layer, without N]. ValueError if a layer does not fit."""
         if self.layers == getattr(self, 'measured_layers', None):
             return self.measured_shapes
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers + [self.loss]):
             if not isinstance(layer, _Layer) or layer in self.layers[:index]:
                 raise ValueError(f'layer {index} is {layer!r}, expected layer objects, each once')
         row = np.zeros((1,) + self.input_shape, np.float32)
@@ -230,7 +233,7 @@ class Network(object):
 
     def __setattr__(self, name, value):
         """Refuse net.act1 = Sigmoid(), which would change no layer."""
-        if isinstance(value, _Layer) and name != 'loss' and 'layers' in vars(self):
+        if isinstance(value, (_Layer, type)) and name != 'loss' and 'layers' in vars(self):
             raise AttributeError(f'net.{name} is no layer of the network: write net.layers[index]')
         object.__setattr__(self, name, value)
 
@@ -248,8 +251,8 @@ class Training(object):
     train and validation are pairs (data, label). The best epoch has the best balanced validation
     accuracy; without validation (None) it is the last. Each epoch shuffles the rows. A step takes
     batch_size rows at the rate lr * schedule(part of the training done). With ema_decay d > 0, an
-    average of the weights is validated and kept: average <- d average + (1 - d) w, where d grows to
-    its value (after Polyak, Juditsky 1992). (seed, epoch) decides an epoch's random numbers.
+    average of the weights is validated: average <- d average + (1 - d) w, where d grows to its
+    value (Polyak, Juditsky 1992). (seed, epoch) decides the random numbers.
     """
 
     def __init__(self, net, train, validation, epochs, batch_size, lr, schedule=None, seed=0,
@@ -356,8 +359,7 @@ def check_finite(name, value):
 def fingerprint(data, label):
     """Rows (N, ...) and labels (N,) -> a text that tells them from other rows, in any order."""
     rows = np.column_stack([label, np.reshape(data, (len(data), -1))]).astype(np.float32)
-    checksums = [zlib.crc32(row.tobytes()) for row in rows]
-    return f'{len(rows)} rows, {sum(checksums):x}'
+    return f'{len(rows)} rows, {sum(zlib.crc32(row.tobytes()) for row in rows):x}'
 
 
 Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
@@ -383,14 +385,12 @@ def batches(order, batch_size):
 def split_rows(count, validation_count, seed):
     """Shuffle 0..count-1 and cut it in two -> (training rows, validation rows)."""
     order = np.random.default_rng(seed).permutation(count)
-    return order[:-validation_count], order[-validation_count:]
+    return order[:count - validation_count], order[count - validation_count:]
 
 
-def one_cycle(done, warm_up=0.2):
+def one_cycle(done):
     """The factor on lr: up from 1/25, then down to 0 (Smith, Topin 2017, arXiv:1708.07120)."""
-    if done < warm_up:
-        return 0.04 + 0.96 * done / warm_up
-    return (1 - done) / (1 - warm_up)
+    return min(0.04 + 0.96 * done / 0.2, (1 - done) / 0.8)
 
 
 def correct_class_prior(predict, label):
@@ -434,8 +434,7 @@ def character_network(rng=None, stages=((32,), (96, 96), (192, 192)), hidden=256
                       augment=1.5, Conv2d=Conv2d, Network=Network):
     """A convolutional network for rows of 784 pixels. The default is the leaderboard's.
 
-    `stages` are the output channels of the convolutions. MaxPool2d ends a stage, and halves the
-    sides: 28, 14, 7, 4. `augment` multiplies the limits of Augment; 0 leaves it out.
+    `stages`: output channels of the convolutions; MaxPool2d ends each. augment=0: no Augment.
     """
     rng = rng or np.random.default_rng(0)
     layers = [PixelScaling()]
@@ -469,7 +468,7 @@ def read_csv(path, columns):
     """Read a CSV file of integers 0..255 without a header line: (N, columns) uint8. ValueError."""
     parts = []
     try:
-        for table in pd.read_csv(path, header=None, dtype=np.int32, chunksize=10000):
+        for table in pd.read_csv(path, header=None, dtype=np.int64, chunksize=10000):
             values = table.values
             if values.shape[1] != columns or values.min() < 0 or values.max() > 255:
                 raise ValueError(f'got {values.shape[1]} columns, {values.min()}..{values.max()}')
@@ -494,7 +493,8 @@ def read_train(path):
 def write_submission(path, predicted):
     """Write predicted labels (N,) as Kaggle wants them: the header Id,Category, then 0,label ..."""
     predicted = np.asarray(predicted)
-    if predicted.dtype.kind not in 'iu' or not np.isin(predicted, range(len(CLASS_NAMES))).all():
+    right = np.isin(predicted, range(len(CLASS_NAMES))).all()
+    if not right or predicted.dtype.kind not in 'iu' or not predicted.size:
         raise ValueError(f'expected labels 0..46 (N,), got {predicted.dtype} {predicted.shape}')
     pd.DataFrame({'Category': predicted}).to_csv(f'{path}.part', index_label='Id')
     os.replace(f'{path}.part', path)

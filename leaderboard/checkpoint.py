@@ -129,14 +129,18 @@ def class_names(objects):
 
 def settings(layer):
     """{name: number} of the settings of a layer, e.g. p of Dropout, momentum of BatchNorm."""
-    return {name: value for name, value in vars(layer).items() if type(value) in (int, float)}
+    return {name: float(value) for name, value in vars(layer).items()
+            if isinstance(value, (int, float, np.number)) and not isinstance(value, bool)}
 
 
 def schedule_checksum(training):
     """A checksum of the learning rate at each step. A schedule is a function without a name."""
-    steps = training.epochs * (len(training.train[0]) // training.batch_size + 1)
-    values = [float(training.schedule(step / steps)) for step in range(steps)]
-    return zlib.crc32(np.array(values).tobytes())
+    rows = len(training.train[0])
+    factors = []
+    for epoch in range(training.epochs):
+        for start in range(0, rows, training.batch_size):      # as in Training.train_rows
+            factors.append(training.schedule((epoch + start / rows) / training.epochs))
+    return zlib.crc32(np.array(factors, float).tobytes())
 
 
 def checksum(pair):

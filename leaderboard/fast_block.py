@@ -64,15 +64,12 @@ class Block(_Layer):
         self.norm = [layer for layer in layers if type(layer) is BatchNorm][0]
         self.pool_first = type(layers[1]) is MaxPool2d
         self.pool_last = type(layers[-1]) is MaxPool2d
-
-    @property
-    def weight(self):
-        """The kernel."""
-        return self.conv.weight
+        self.weight = self.conv.weight
 
     def forward(self, input):
         """(N, H, W, C) -> (N, H, W, O), with half the sides if the run has a MaxPool2d."""
-        input = input.astype(np.result_type(input, self.conv.weight), copy=False)
+        self.weight = self.conv.weight
+        input = input.astype(np.result_type(input, self.weight), copy=False)
         images = input.transpose(1, 2, 0, 3)                       # (H, W, N, C), as in memory
         if self.training and self.norm.training:
             output, self.kept = self.forward_in_training(images)
@@ -161,11 +158,15 @@ class Block(_Layer):
         return output
 
     def backward_in_evaluation(self, input, output_grad):
-        """The layers do it themselves: they forward the input once more, and remember."""
+        """The layers do it themselves: they forward the input once more, in that mode."""
+        mode = self.norm.training
+        self.norm.training = False
+        self.conv.needs_input_grad = self.needs_input_grad
         for layer in self.layers:
             input = layer.forward(input)
         for layer in reversed(self.layers):
             output_grad = layer.backward(output_grad)
+        self.norm.training = mode
         return output_grad
 
     def __repr__(self):

@@ -184,8 +184,8 @@ def blas_controller():
         import threadpoolctl
     except ImportError:
         print('threadpoolctl is not installed, so the parts of a batch take their BLAS threads '
-              'from each other: training is slower, its numbers are the same. Install it, or '
-              'set OPENBLAS_NUM_THREADS=1', file=sys.stderr)
+              'from each other: training is slower, and rounding depends on their number. Install '
+              'it, or set OPENBLAS_NUM_THREADS=1', file=sys.stderr)
         return None
     return threadpoolctl.ThreadpoolController()      # it looks for the library once: a millisecond
 

@@ -185,6 +185,9 @@ def make_training(options, pixels, label):
     """The network and its training, at the first epoch."""
     train = (pixels, label)
     validation = None
+    if options.validation > len(pixels) - 2:      # BatchNorm needs two rows
+        raise ValueError(f'--validation {options.validation} leaves fewer than two of the '
+                         f'{len(pixels)} rows to train on')
     if options.validation:
         chosen, kept = split_rows(len(pixels), options.validation, 0)
         train = (pixels[chosen], label[chosen])

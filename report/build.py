@@ -8,6 +8,7 @@ same files, name, id and date give the same bytes.
 import argparse
 import datetime
 import glob
+import json
 import os
 import sys
 import zlib
@@ -19,9 +20,9 @@ except ImportError:
 
 HOME = os.path.dirname(os.path.abspath(__file__))
 PROJECT = os.path.dirname(HOME)
-sys.path.insert(0, PROJECT)
+sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'leaderboard')]
 
-from network import replacing      # noqa: E402
+from checkpoint import replacing      # noqa: E402
 
 MISSING = ('the report needs the Python package typst: python -m pip install -r '
            'report/requirements.txt (Python 3.9 or newer)')
@@ -38,16 +39,41 @@ def fingerprint(folder):
     return f'fingerprint-{crc:08x}'
 
 
+def words_crc(path):
+    """A number of the words of a text file. Blanks, and outputs of a notebook, do not count."""
+    with open(str(path), encoding='utf-8') as file:
+        text = file.read()
+    if str(path).endswith('.ipynb'):
+        text = ' '.join(''.join(cell['source']) for cell in json.loads(text)['cells'])
+    return zlib.crc32(' '.join(text.split()).encode('utf-8'))
+
+
+def is_repositorys(path, name=None):
+    """True if a file has the words of the repository's own file of this name, else of its name.
+
+    Their numbers are in repository.json, which .ci/repository.py writes.
+    """
+    with open(os.path.join(HOME, 'repository.json')) as file:
+        expected = json.load(file)[name or os.path.basename(str(path))]
+    return os.path.exists(str(path)) and words_crc(path) == expected
+
+
 def build(name, student, date, folder=HOME):
     """Typeset folder/report.typ -> the bytes of the PDF, dated `date`, the start of a day in UTC.
 
-    name and student stand in the title as they are: nothing in them is markup. ValueError, in one
+    While the text or the runs are the repository's, the PDF says so and names nobody. Else name
+    and student stand in the title as they are: nothing in them is markup. ValueError, in one
     sentence, if the package typst, a fact or a glyph is missing. FileNotFoundError for a file.
     """
     if typst is None:
         raise ValueError(MISSING)
+    copied = [part for part in ('report.typ', 'experiments.csv')
+              if is_repositorys(os.path.join(folder, part))]
+    if copied and name + student != 'studentid':
+        print(f"Note: {' and '.join(copied)} of the report are the repository's own. So the PDF "
+              'says that it is a copy, and has no name. Write your own, from your own runs.')
     inputs = {'name': name, 'id': student, 'date': f'{date.day} {date:%B} {date.year}',
-              'fingerprint': fingerprint(folder)}
+              'fingerprint': fingerprint(folder), 'copied': ' and '.join(copied)}
     try:
         return typst.compile(os.path.join(folder, 'report.typ'), root=folder, sys_inputs=inputs,
                              timestamp=date, pdf_standards=['a-2b'])      # it needs every glyph

@@ -22,15 +22,20 @@ HOME = os.path.dirname(os.path.abspath(__file__))
 PROJECT = os.path.dirname(HOME)
 sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'leaderboard')]
 
+from checkpoint import replacing                                                      # noqa: E402
 from fast_conv2d import Conv2d                                                        # noqa: E402
 from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected,              # noqa: E402
                    LeakyReLU, MaxPool2d, PixelScaling, ReLU, Reshape, Sigmoid, SoftmaxWithLoss,
                    SquaredError, Tanh)
 from network import (Network, character_network, correct_class_prior, one_cycle,      # noqa: E402
-                     read_train, replacing, score, split_rows)
+                     read_train, score, split_rows)
 
 COLUMNS = ['factor', 'setting', 'seed', 'epochs', 'lr', 'weight_decay', 'search', 'validation',
            'balanced', 'corrected', 'augmented', 'cpu_seconds', 'wall_seconds']
+ACCURACIES = ('validation', 'balanced', 'corrected', 'augmented')
+# What the text of a cell is; float where nothing is said
+KINDS = {'factor': str, 'setting': str, 'seed': int, 'epochs': int, 'epoch': int,
+         'search': {'True': True, 'False': False}.__getitem__}
 
 
 # The settings -------------------------------------------------------------------------------------
@@ -183,22 +188,35 @@ class Series(object):
 
 
 def read_table(path, columns):
-    """Read columns of a CSV file -> a table. FileNotFoundError, or ValueError if one is wrong."""
+    """Read columns of a CSV file -> a table. FileNotFoundError, or ValueError if one is wrong.
+
+    Only an accuracy may be empty.
+    """
     try:
-        table = pd.read_csv(path, usecols=columns, dtype={'factor': str, 'setting': str},
-                            converters={'lr': float, 'weight_decay': float},
-                            keep_default_na=False, na_values=[''])
-        table.drop(columns=['factor', 'setting'], errors='ignore').astype(float)      # no texts
+        texts = pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False)
     except ValueError as error:
-        raise ValueError(f'{path}: {error}: move it away, and make it again')
-    return table
+        raise ValueError(f'{path}: {error}: it needs the columns {", ".join(columns)}')
+    table = {name: [] for name in columns}
+    for line, row in enumerate(texts.to_dict('records'), 2):
+        for name, text in row.items():
+            kind = accuracy if name in ACCURACIES else KINDS.get(name, float)
+            try:
+                table[name].append(kind(text))
+            except (ValueError, KeyError):
+                raise ValueError(f'{path}, line {line}: {name} is {text!r}')
+    return pd.DataFrame(table)
+
+
+def accuracy(text):
+    """The text of a cell -> its number, nan if it is empty."""
+    return float(text or 'nan')
 
 
 def train_once(train, validation, seed, make, **settings):
     """One training -> its columns of the CSV file. `settings` are those of `fit` and of `make`."""
     fit = {name: settings.pop(name) for name in BASELINE if name in settings}
     net = make(np.random.default_rng(seed), **settings)
-    row = dict.fromkeys(['validation', 'balanced', 'corrected', 'augmented'], np.nan)
+    row = dict.fromkeys(ACCURACIES, np.nan)
     cpu, wall = time.process_time(), time.time()
     try:
         net.fit(train, validation, seed=seed, verbose=False, **fit)

@@ -19,12 +19,13 @@ sys.path[:0] = [str(PROJECT / name) for name in ('', 'tests', 'report', 'leaderb
 
 import fast_conv2d                                                                  # noqa: E402
 import figures                                                                      # noqa: E402
+from checkpoint import read_npz, replacing                                          # noqa: E402
 from experiments import (BASELINE, COLUMNS, COPIES, FIRST, REFERENCES, SMALL,       # noqa: E402
                          predict_ways, read_table)
-from gradient_check import STEP, TOLERANCE, numeric_gradient                        # noqa: E402
+from gradient_check import STEP, TOLERANCE, in_float64, numeric_gradient            # noqa: E402
 from layer import BatchNorm, Conv2d, Flatten, FullyConnected, MaxPool2d, ReLU       # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, character_network,   # noqa: E402
-                     even_class_counts, read_train, replacing, score, split_rows)
+                     even_class_counts, fingerprint, read_train, score, split_rows)
 from parallel import ParallelNetwork                                                # noqa: E402
 
 TEST_ROWS = 12800
@@ -47,10 +48,11 @@ CURVE = ['epoch', 'seconds', 'train_loss', 'train_accuracy', 'validation_loss',
 def by_setting(runs):
     """{(factor, setting): its runs by seed}, the last one of each seed.
 
-    Runs of the search for the rate and trainings that diverged are left out. ValueError if the
+    Runs of the search for the rate, and those without accuracies, are left out. ValueError if the
     baseline or the notebook's network has no run.
     """
-    runs = runs[~runs.search & runs.balanced.notnull()]
+    measured = runs[['validation', 'balanced', 'corrected']].notnull().all(axis=1)
+    runs = runs[measured & ~runs.search.astype(bool)]
     runs = runs.drop_duplicates(['factor', 'setting', 'seed'], keep='last')
     groups = runs.groupby(['factor', 'setting'], sort=False)
     found = {key: own.set_index('seed') for key, own in groups}
@@ -66,13 +68,16 @@ def compare(after, before):
 
     `margin` is half of the 95 % interval of Student's t for the paired differences. `shown` is 1
     for a gain and -1 for a loss that is greater than the margin, with all seeds agreeing, else 0.
+    None if no seed has both.
     """
     change = (after - before).dropna()
+    if not len(change):
+        return None
     result = {'before': round(float(before[change.index].mean()), 2),
               'after': round(float(after[change.index].mean()), 2), 'margin': None, 'shown': 0}
     result['difference'] = round(result['after'] - result['before'], 2)
     if len(change) > 1:
-        margin = T_QUANTILE[len(change) - 2] * float(change.std()) / math.sqrt(len(change))
+        margin = T_QUANTILE[min(len(change), 10) - 2] * float(change.std()) / math.sqrt(len(change))
         result['margin'] = round(margin, 2)
         if abs(change.mean()) > margin and len(set(np.sign(change))) == 1:
             result['shown'] = int(np.sign(change.mean()))
@@ -81,17 +86,16 @@ def compare(after, before):
 
 def effects(found):
     """The facts of every setting, each compared with what it changes, in the file's order."""
+    rows = [(*key, key, REFERENCES.get(key, FIRST), 'balanced', 'balanced') for key in found]
+    rows += [(factor, setting, key, key, after, before)
+             for factor, setting, key, after, before in PREDICTIONS]
     result = []
-    for (factor, setting), own in found.items():
-        reference = REFERENCES.get((factor, setting), FIRST)
-        if reference in found:
-            change = compare(own.balanced, found[reference].balanced)
-            result.append(dict(change, factor=factor, setting=setting, lr=own.lr.iloc[0]))
-    for factor, setting, key, after, before in PREDICTIONS:
-        if key in found:
-            own = found[key]
-            change = compare(own[after], own[before])
-            result.append(dict(change, factor=factor, setting=setting, lr=own.lr.iloc[0]))
+    for factor, setting, key, reference, after, before in rows:
+        if key in found and reference in found:
+            change = compare(found[key][after], found[reference][before])
+            if change:
+                lr = found[key].lr.iloc[0]
+                result.append(dict(change, factor=factor, setting=setting, lr=lr))
     return result
 
 
@@ -127,7 +131,11 @@ def submitted_network(weights, data, label, training, validation):
     submission has even_class_counts in its place.
     """
     net = character_network(Conv2d=fast_conv2d.Conv2d, Network=ParallelNetwork)
+    read_npz(weights)      # refuses a damaged file
     net.load(weights)
+    if net.held_back != {fingerprint(data[validation], label[validation])}:
+        raise ValueError(f'{weights} was not trained with these {len(validation)} validation rows '
+                         'held back: train it with leaderboard/train.py')
     ways = predict_ways(net, data[validation], label[training])
     facts = {}
     for way in ways:
@@ -213,7 +221,7 @@ def gradient_error():
     net = Network([Conv2d(1, 3, rng=rng), MaxPool2d(), BatchNorm(3), ReLU(), Flatten(),
                    FullyConnected(27, 5, rng)], input_shape=(5, 5, 1))
     for layer in net.layers:
-        layer.astype(np.float64)
+        in_float64(layer)
     batch = rng.standard_normal((7, 5, 5, 1)), np.arange(7) % 5
     net.forward(*batch)
     net.backward()
@@ -225,9 +233,10 @@ def gradient_error():
 
 
 def power_of_ten(value):
-    """8.2e-11 -> [9, -11]: rounded up, so that it is a bound."""
+    """8.2e-11 -> [9, -11], 9.2e-11 -> [1, -10]: rounded up, so that it is a bound."""
     exponent = math.floor(math.log10(value))
-    return [math.ceil(round(value / 10 ** exponent, 6)), exponent]
+    digit = math.ceil(round(value / 10 ** exponent, 6))
+    return [digit, exponent] if digit < 10 else [1, exponent + 1]
 
 
 def gather(project):

@@ -3,17 +3,24 @@
 The text stays text: Typst sets it in the document's own font. Each figure is readable in black and
 white: a line style or a number says what the colour says.
 
-    python -m report.figures      takes the README's pictures out of the executed notebook
+    python report/figures.py      takes the README's pictures out of the executed notebook
 """
 import base64
 import contextlib
 import io
 import json
+import os
+import sys
 
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from network import CLASS_NAMES, replacing
+HOME = os.path.dirname(os.path.abspath(__file__))
+PROJECT = os.path.dirname(HOME)
+sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'leaderboard')]
+
+from checkpoint import replacing      # noqa: E402
+from network import CLASS_NAMES      # noqa: E402
 
 WIDTH = 482 / 72                        # inches: the width of the document's text
 FONT = 'Libertinus Serif'               # Typst brings it
@@ -109,6 +116,7 @@ def notebook_pictures(path):
 
 
 if __name__ == '__main__':
-    for name, content in notebook_pictures('Lab1_studentid.ipynb').items():
-        with replacing(f'report/{name}.png') as file:
+    found = notebook_pictures(os.path.join(PROJECT, 'Lab1_studentid.ipynb'))
+    for name, content in found.items():
+        with replacing(os.path.join(HOME, f'{name}.png')) as file:
             file.write(content)

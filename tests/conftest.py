@@ -23,8 +23,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    sources = glob.glob(os.path.join(ROOT, '*.py')) + glob.glob(os.path.join(ROOT, '*', '*.py'))
-    for path in sources:
+    patterns = ('*.py', '*/*.py', 'tests/*/*.py')
+    for path in [path for name in patterns for path in glob.glob(os.path.join(ROOT, name))]:
         module = os.path.splitext(os.path.basename(path))[0]
         config.addinivalue_line('filterwarnings', f'error:::{module}$')
 

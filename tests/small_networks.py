@@ -1,4 +1,5 @@
 """Small networks, rows and comparisons that several test files use."""
+import copy
 import warnings
 
 import numpy as np
@@ -9,7 +10,7 @@ from layer import (Augment, BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,
 from network import Network
 
 CLASSES = 4
-FEATURES = 6
+FEATURES = 9      # also the pixels of an image of 3 x 3
 
 
 def make_mlp(seed=0, loss=None):
@@ -29,9 +30,10 @@ def make_cnn(seed=0):
 def make_random(seed=0):
     """A network whose layers also draw random numbers and keep running statistics."""
     rng = np.random.default_rng(seed)
-    return Network([FullyConnected(FEATURES, 16, rng), Augment(10, 0.1, 0.1, 0.5, 0.2, rng),
-                    Reshape(4, 4, 1), Conv2d(1, 3, 3, rng), BatchNorm(3), ReLU(), MaxPool2d(),
-                    Flatten(), Dropout(0.3, rng), FullyConnected(12, CLASSES, rng)])
+    layers = [Augment(5, 0.05, 0.05, 0.3, 0.1, rng), FullyConnected(FEATURES, 16, rng),
+              Reshape(4, 4, 1), Conv2d(1, 3, 3, rng), BatchNorm(3), ReLU(), MaxPool2d(), Flatten(),
+              Dropout(0.3, rng), FullyConnected(12, CLASSES, rng)]
+    return Network(layers, input_shape=FEATURES)
 
 
 every_network = pytest.mark.parametrize('make', [make_mlp, make_cnn, make_random])
@@ -45,14 +47,9 @@ def make_rows(count, seed=1):
     return rows.astype(np.float32), label
 
 
-def normal(*shape, seed=1):
-    """Normally distributed float64 numbers."""
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def wave(*shape):
-    """Numbers between -1 and 1 that no version of a random generator can change."""
-    return np.sin(1.0 + np.arange(np.prod(shape)) ** 1.3).reshape(shape)
+def normal(*shape, seed=1, dtype=np.float64):
+    """Normally distributed numbers."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def convert(net, dtype):
@@ -61,6 +58,11 @@ def convert(net, dtype):
         for name in layer.parameter_names + layer.state_names:
             setattr(layer, name, getattr(layer, name).astype(dtype))
     return net
+
+
+def copies(net):
+    """{name: copy} of the parameters and states of a network."""
+    return copy.deepcopy(net.arrays())
 
 
 def make_step(net, rows, label, lr=0.1, **sgd):
@@ -91,18 +93,15 @@ def differ(first, second):
 
 
 def check_refused(kinds, call, *wanted):
-    """Check that `call` raises one of `kinds`, in one short sentence with all texts `wanted`.
+    """Check that `call` raises one of `kinds`, with all texts `wanted` in the message.
 
-    Returns the sentence.
+    Returns the message.
     """
     with pytest.raises(kinds) as caught, warnings.catch_warnings():
-        if kinds is FloatingPointError:
-            warnings.simplefilter('ignore', RuntimeWarning)      # NumPy's own, of each overflow
+        warnings.simplefilter('ignore', RuntimeWarning)      # NumPy's own, of each overflow
         got = call()
         pytest.fail(f'accepted with the result {got!r}, expected an error', pytrace=False)
     text = str(caught.value)
-    if '\n' in text or '. ' in text or len(text) > 400:
-        raise AssertionError(f'expected one short sentence, got {text!r}')
     for part in wanted:
         if part not in text:
             raise AssertionError(f'expected {part!r} in the message, got {text!r}')

@@ -1,234 +1,368 @@
-"""The notebook: run as a reader would, on a small stand-in, and the outputs that are committed."""
-import copy
-import csv
+"""The notebook: its cells run on a small stand-in, in this process, and what they refuse.
+
+tests/report/ runs it in a kernel, too.
+"""
 import glob
+import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 
-import nbformat
+import IPython.display
+import matplotlib.pyplot
 import pytest
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-NOTEBOOK = 'Lab1_studentid.ipynb'
-os.environ['JUPYTER_PREFER_ENV_PATH'] = '1'      # this Python's kernel, not another one of the user
+sys.path.append(os.path.join(ROOT, 'report'))
+
+from build import is_repositorys      # noqa: E402
+
 # A smaller stand-in and shorter trainings than the reader's
 SMALLER = [(r'^EPOCH = \d+', 'EPOCH = 1'), ("'20000'", "'1500'"), ("'2560'", "'130'")]
 
 
-def read_notebook():
-    return nbformat.read(os.path.join(ROOT, NOTEBOOK), as_version=4)
+def read_cells(kind):
+    """The sources of the notebook's cells of this kind."""
+    with open(os.path.join(ROOT, 'Lab1_studentid.ipynb'), encoding='utf-8') as file:
+        cells = json.load(file)['cells']
+    return [''.join(cell['source']) for cell in cells if cell['cell_type'] == kind]
 
 
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == 'code']
-
-
-def smaller_notebook(*changes):
-    """The notebook with its settings made smaller, and with (old, new) replaced."""
-    notebook = read_notebook()
+def smaller(sources):
+    """The sources of the code cells with a smaller stand-in and shorter trainings."""
     for pattern, new in SMALLER:
-        found = 0
-        for cell in notebook.cells:
-            cell.source, count = re.subn(pattern, new, cell.source, flags=re.MULTILINE)
-            found += count
-        assert found == 1, f'{pattern} stands {found} times in the notebook, expected once'
-    for old, new in changes:
-        found = sum(old in cell.source for cell in code_cells(notebook))
-        assert found == 1, f"{old} stands in {found} cells, expected one"
-        for cell in code_cells(notebook):
-            cell.source = cell.source.replace(old, new)
-    return notebook
+        sources = [re.sub(pattern, new, source, flags=re.M) for source in sources]
+    return sources
 
 
-def execute(notebook, folder):
-    """Run a notebook in `folder` -> what its cells printed and displayed, as text."""
-    resources = {'metadata': {'path': str(folder)}}
-    NotebookClient(notebook, timeout=600, kernel_name='python3', resources=resources).execute()
-    return printed_by(notebook)
+CELLS = smaller(read_cells('code'))
+OWN = not is_repositorys(os.path.join(ROOT, 'Lab1_studentid.ipynb'))
 
 
-def printed_by(notebook):
-    """What the cells of an executed notebook printed and displayed as text."""
-    texts = []
-    for cell in code_cells(notebook):
-        for output in cell.outputs:
-            data = output.get('data', {})
-            texts.append(output.get('text', data.get('text/markdown', data.get('text/plain', ''))))
-    return '\n'.join(texts)
+def cell(marker):
+    """The only cell that has this text."""
+    found = [source for source in CELLS if marker in source]
+    assert len(found) == 1, f'{marker!r} stands in {len(found)} cells, expected one'
+    return found[0]
+
+
+class Display(object):
+    """What display() returns; it can be updated."""
+
+    def __init__(self, *things, display_id=False):
+        self.update(*things)
+
+    def update(self, *things):
+        print(*(getattr(thing, 'data', thing) for thing in things))
+
+
+class Session(object):
+    """The names that the cells have defined, as in a kernel."""
+
+    def __init__(self):
+        self.names = {'__name__': 'notebook'}
+
+    def run(self, *sources, **settings):
+        """Run cells in their order; before that, set names."""
+        self.names.update(settings)
+        for source in sources:
+            source = re.sub(r'^%.*', '', source, flags=re.M)      # a command of Jupyter's
+            exec(compile(source, source.split('\n')[0], 'exec'), self.names)
+
+    def refusal(self, *sources, **settings):
+        """The one sentence with which the cells end."""
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            self.run(*sources, **settings)
+        text = str(error.value)
+        assert '\n' not in text, text
+        return text
 
 
 def copy_hand_in(folder):
-    """Fill `folder` with the files that are handed in, and data/ as it is cloned."""
+    """Fill `folder` with the two files that are handed in, and data/ as it is cloned."""
     (folder / 'data').mkdir(parents=True)
-    for name in (NOTEBOOK, 'layer.py', 'network.py'):
+    for name in ('layer.py', 'network.py'):
         shutil.copy(os.path.join(ROOT, name), str(folder))
     for path in glob.glob(os.path.join(glob.escape(ROOT), 'data', '*.py')):
         shutil.copy(path, str(folder / 'data'))
-    (folder / 'leaderboard').mkdir()        # data/ writes its files with what stands there
+    (folder / 'leaderboard').mkdir()      # data/ writes its files with what stands there
     shutil.copy(os.path.join(ROOT, 'leaderboard', 'checkpoint.py'), str(folder / 'leaderboard'))
-
-
-@pytest.fixture
-def hand_in(tmp_path):
-    """A folder with an awkward name that holds the files of copy_hand_in."""
-    folder = tmp_path / 'Lab 1 [\u00fc]'
-    copy_hand_in(folder)
-    return folder
-
-
-def check_submission(folder, name='stand-in-predict.csv'):
-    with open(str(folder / name), newline='') as file:
-        rows = list(csv.reader(file))
-    assert rows[0] == ['Id', 'Category'], f'header: got {rows[0]}'
-    assert [row[0] for row in rows[1:]] == [str(i) for i in range(130)], 'Ids: expected 0..129'
-    assert all(0 <= int(row[1]) < 47 for row in rows[1:]), 'categories: expected 0..46'
-
-
-def test_every_cell_runs_again_in_order_and_alone(hand_in):
-    notebook = smaller_notebook()
-    first = code_cells(notebook)
-    # After Run All: every cell once more in order, then each after all the cells that follow it
-    again = copy.deepcopy(first)
-    backwards = copy.deepcopy(first)[::-1]
-    notebook.cells = first + again + backwards
-    execute(notebook, hand_in)
-    check_submission(hand_in)
-    for cell, second, third in zip(first, again, reversed(backwards)):
-        if 'add_network(' in cell.source and 'print(' in cell.source:      # the same weights
-            numbers = [re.findall(r'\d+\.\d+ %', printed_by(nbformat.v4.new_notebook(cells=[one])))
-                       for one in (cell, second, third)]
-            assert numbers[0] == numbers[1] == numbers[2], f'{cell.source}\ngave {numbers}'
 
 
 @pytest.fixture(scope='module')
 def executed(tmp_path_factory):
-    """A folder in which the notebook was run once, and what it printed. Not to be changed."""
-    folder = tmp_path_factory.mktemp('executed') / 'run'
+    """A session in which all cells have run in a folder with an awkward name, and that folder."""
+    folder = tmp_path_factory.mktemp('notebook') / 'Lab 1 [\u00fc]'
     copy_hand_in(folder)
     (folder / 'DLAD-test-predict.csv').write_text('not touched')
-    return folder, execute(smaller_notebook(), folder)
+    home, path, environment = os.getcwd(), list(sys.path), dict(os.environ)
+    IPython.display.display, display = Display, IPython.display.display
+    matplotlib.use('Agg')
+    os.chdir(str(folder))
+    session = Session()
+    for source in CELLS:
+        session.run(source)
+        matplotlib.pyplot.close('all')
+    yield session, folder
+    os.chdir(home)
+    sys.path[:] = path
+    IPython.display.display = display
+    os.environ.update(environment)
 
 
-def test_stand_in_is_said_everywhere_and_the_real_submission_is_left_alone(executed, tmp_path):
-    folder = tmp_path / 'second'
-    shutil.copytree(str(executed[0]), str(folder))
-    submission = folder / 'stand-in-predict.csv'
-    first = submission.read_text()
-    submission.write_text(first.replace('\n7,', '\n7,4', 1))      # one row of 130 is no rounding
-    for printed in (executed[1], execute(smaller_notebook(), folder)):      # the second finds files
-        assert printed.count('STAND-IN DATA') >= 5, f'said too seldom in\n{printed}'
-        assert 'weights take no part' in printed
-        assert 'Do not upload it' in printed and 'Stand-in test accuracy' in printed
-    check_submission(folder)
-    assert submission.read_text() == first
+@pytest.fixture(autouse=True)
+def figures():
+    """Close all figures after a test."""
+    yield
+    matplotlib.pyplot.close('all')
+
+
+@pytest.fixture
+def session(executed):
+    """The session, in its folder; what a test changes is put back."""
+    if OWN:
+        pytest.skip('the notebook is your own')
+    session, folder = executed
+    os.chdir(str(folder))
+    before = dict(session.names)
+    contents = {name: dict(before[name]) for name in ('networks', 'taken')}
+    yield session
+    os.chdir(str(folder))
+    session.names.clear()
+    session.names.update(before)
+    for name, content in contents.items():
+        before[name].clear()
+        before[name].update(content)
+
+
+def read_bytes(path):
+    """The content of a file."""
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def check_submission(name='stand-in-predict.csv', rows=130):
+    lines = read_bytes(name).decode('ascii').replace('\r\n', '\n').split('\n')
+    assert lines[0] == 'Id,Category' and lines[-1] == '' and len(lines) == rows + 2, lines[:2]
+    for row, line in enumerate(lines[1:-1]):
+        number, label = line.split(',')
+        assert number == str(row) and label.isdigit() and int(label) < 47, f'line {row + 2}: {line}'
+
+
+# Run All ------------------------------------------------------------------------------------------
+
+def test_every_cell_runs_in_order_and_after_all_that_follow_it(executed, capsys):
+    session, folder = executed
+    check_submission()
     assert (folder / 'DLAD-test-predict.csv').read_text() == 'not touched'
+    before = {name: dict(row) for name, row in session.names['networks'].items()}
+    assert OWN or sorted(before) == ['baseline', 'convolutional']
+    if OWN:
+        return
+    first = read_bytes('stand-in-predict.csv')
+    measure = [source for source in CELLS if source.startswith('add_network')]
+    for source in CELLS[::-1]:
+        session.run(source)
+        matplotlib.pyplot.close('all')
+        if 'networks = {}' in source:
+            session.run(*measure)      # the table is empty after the split
+    for name, row in session.names['networks'].items():      # the same weights
+        assert row['corrected'] == before[name]['corrected'], name
+    session.run(*CELLS[:CELLS.index(cell('train_rows, val_rows ='))])      # the data are there
+    printed = capsys.readouterr().out
+    assert printed.count('STAND-IN DATA') >= 10 and 'weights take no part' in printed
+    assert 'Do not upload it' in printed and 'Stand-in test accuracy' in printed
+    assert read_bytes('stand-in-predict.csv') == first, 'the same seed gave another submission'
 
 
-def test_other_files_than_the_stand_in_are_not_called_one(executed, tmp_path):
-    folder = tmp_path / 'other'
-    shutil.copytree(str(executed[0]), str(folder))
-    os.remove(str(folder / 'DLAD-test-predict.csv'))
-    for name in ('train.csv', 'test.csv'):
-        with open(str(folder / 'data' / name), 'ab') as file:
-            file.write(b'\n')      # another size than the marker says
-    printed = execute(smaller_notebook(), folder)
-    assert 'STAND-IN' not in printed and 'trained by this notebook' in printed
-    check_submission(folder, 'DLAD-test-predict.csv')
-    same = (folder / 'DLAD-test-predict.csv').read_bytes()
-    assert same == (executed[0] / 'stand-in-predict.csv').read_bytes(), 'the same seed and rows'
+@pytest.mark.parametrize('old', [b'', b'\xef\xbb\xbfId,Category\n0,1\n', b'Id;Category\n0;1\n',
+                                 b'<<<<<<< HEAD\n', 'Id,Category'.encode('utf-16'),
+                                 b'Id,Category\n1,1.0\n'])
+def test_the_submission_is_always_written_in_its_exact_form(session, old):
+    right = read_bytes('stand-in-predict.csv')
+    with open('stand-in-predict.csv', 'wb') as file:
+        file.write(old)
+    session.run(cell('write_submission'))
+    assert read_bytes('stand-in-predict.csv') == right
 
 
-def test_any_network_may_be_the_baseline_and_the_weights_may_be_switched_off(executed, tmp_path):
-    folder = tmp_path / 'own'
-    shutil.copytree(str(executed[0]), str(folder))
-    (folder / 'leaderboard' / 'character_network.npz').write_text('not read')
-    own = ('baseline = model.Network(rng=np.random.default_rng(SEED))',
-           'baseline = model.Network([model.PixelScaling(), FullyConnected(784, 20), Tanh(), '
-           'FullyConnected(20, 47)], SquaredError())')
-    switch = ('LEADERBOARD_WEIGHTS = True', 'LEADERBOARD_WEIGHTS = False')
-    printed = execute(smaller_notebook(own, switch), folder)
-    assert 'weights take no part' in printed, printed
-    check_submission(folder)
+@pytest.mark.parametrize('environment', [
+    {'MPLBACKEND': 'Agg'}, {'MPLBACKEND': 'module://backend_interagg', 'PYTHONSAFEPATH': '1'}])
+def test_a_kernel_of_another_environment_shows_figures(environment, tmp_path, monkeypatch):
+    nbformat = pytest.importorskip('nbformat')
+    nbclient = pytest.importorskip('nbclient')
+    copy_hand_in(tmp_path / 'run')
+    for name, value in dict(environment, JUPYTER_PREFER_ENV_PATH='1').items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv('OPENBLAS_NUM_THREADS', raising=False)
+    end = CELLS.index(cell('plt.rcdefaults()'))
+    sources = ['import numpy'] + CELLS[:end + 1] + ['plt.plot([1, 2]);']
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, kernel_name='python3', resources={
+        'metadata': {'path': str(tmp_path / 'run')}}).execute()
+    assert 'image/png' in notebook.cells[-1].outputs[-1]['data']
+    assert 'keeps its own number of threads' in notebook.cells[1].outputs[0]['text']
 
 
-def test_leaderboard_weights_take_part_where_they_are(executed, tmp_path):
-    folder = tmp_path / 'weights'
-    shutil.copytree(str(executed[0]), str(folder))
-    shutil.rmtree(str(folder / 'leaderboard'))
-    shutil.copytree(os.path.join(ROOT, 'leaderboard'), str(folder / 'leaderboard'))
-    whole_split = ('same_split = SEED == 0 and len(validation[0]) == 8000 and not stand_in',
-                   'same_split = True')
-    printed = execute(smaller_notebook(whole_split), folder)
-    assert re.search(r'^leaderboard +1409039', printed, re.MULTILINE), printed
+# What is refused ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('setting', [
+    'EPOCH = 1.5', 'EPOCH = 0', 'Batch_size = 128.0', 'Batch_size = -1', 'SEED = None', 'SEED = -1',
+    'val_image_num = 0.1', "Learning_rate = 'x'"])
+def test_settings_of_another_kind_are_refused_by_name(session, setting):
+    name, value = setting.split(' = ')
+    source = re.sub(rf'^{name} = \S+', setting, cell('EPOCH = 1'), flags=re.M)
+    complaint = session.refusal(source)
+    assert value in complaint and (name in complaint or 'float' in complaint), complaint
 
 
-@pytest.mark.parametrize('missing, message', [
-    (['network.py'], 'network.py is not in'),
-    (['data'], 'train.csv is missing'),
-])
-def test_what_is_missing_is_said_in_one_sentence(hand_in, missing, message):
-    for name in missing:
-        path = str(hand_in / name)
-        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-    with pytest.raises(CellExecutionError) as error:
-        execute(smaller_notebook(), hand_in)
-    assert 'FileNotFoundError' in str(error.value) and message in str(error.value)
+def test_other_whole_numbers_pass(session):
+    for setting in ('SEED = 0', 'EPOCH = np.int64(2)', "Learning_rate = '0.1'"):
+        name = setting.split(' = ')[0]
+        session.run(re.sub(rf'^{name} = \S+', setting, cell('EPOCH = 1'), flags=re.M))
 
 
-def test_test_csv_alone_is_not_replaced(hand_in):
-    (hand_in / 'data' / 'test.csv').write_text('0,0\n')
-    with pytest.raises(CellExecutionError) as error:
-        execute(smaller_notebook(), hand_in)
-    assert 'unpack the zip' in str(error.value) and '--force' not in str(error.value)
-    assert (hand_in / 'data' / 'test.csv').read_text() == '0,0\n'
+@pytest.mark.parametrize('settings', [{'val_image_num': 1}, {'SEED': 3, 'val_image_num': 47}])
+def test_a_class_without_a_validation_row_is_named(session, settings):
+    complaint = session.refusal(cell('val_rows_wanted ='), **settings)
+    assert re.match('class . has no row in the training or in the validation rows: ', complaint)
 
 
-def test_it_runs_as_a_script(hand_in):
-    nbformat.write(smaller_notebook(), str(hand_in / 'small.ipynb'))
-    convert = ['-m', 'nbconvert', '--to', 'script', '--log-level', 'ERROR', 'small.ipynb']
-    subprocess.check_call([sys.executable] + convert, cwd=str(hand_in))
-    environment = dict(os.environ, MPLBACKEND='agg', PYTHONIOENCODING='utf-8')
-    subprocess.check_output([sys.executable, 'small.py'], cwd=str(hand_in), env=environment,
-                            stderr=subprocess.STDOUT)
-    check_submission(hand_in)
+@pytest.mark.parametrize('name', [
+    'dlad-lab1.zip', 'train.csv', 'train.csv.zip', 'data/dlad-lab1.zip', 'data/train.csv.zip',
+    'data/train.csv.gz', 'data/dlad-lab1/train.csv', 'data/train (1).csv', 'data/test.csv'])
+def test_no_stand_in_is_drawn_beside_the_competitions_files(session, tmp_path, name):
+    copy_hand_in(tmp_path / 'run')
+    path = tmp_path / 'run' / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('0,0\n')
+    os.chdir(str(tmp_path / 'run'))
+    complaint = session.refusal(cell("'stand-in',"))
+    assert 'unpack the zip' in complaint, complaint
+    assert name in complaint.replace('\\\\', '/') or name == 'data/test.csv', complaint
+    assert path.read_text() == '0,0\n' and not os.path.exists('data/train.csv')
 
 
-# The committed notebook ---------------------------------------------------------------------------
-
-def test_committed_notebook_was_executed_in_order_without_errors():
-    counts = []
-    for cell in code_cells(read_notebook()):
-        counts.append(cell.execution_count)
-        for output in cell.outputs:
-            assert output.output_type != 'error', cell.source
-            assert output.get('name') != 'stderr', f'{cell.source}\n{output}'
-    assert counts == list(range(1, len(counts) + 1)), f'execution counts: got {counts}'
+def test_what_is_missing_is_said(session, tmp_path):
+    os.chdir(str(tmp_path))
+    assert 'network.py is not in' in session.refusal(CELLS[0])
+    assert 'data/train.csv is missing' in session.refusal(cell("'stand-in',"))
 
 
-def test_committed_outputs_are_those_of_real_data_and_name_no_folder():
-    printed = printed_by(read_notebook())
-    assert '(100000, 784)' in printed and 'STAND-IN' not in printed
-    assert not re.search(r'/home/|/work/|/tmp/|/root/|/Users/|[A-Z]:\\', printed)
+# The networks -------------------------------------------------------------------------------------
+
+def test_a_network_is_measured_on_the_rows_that_were_held_back_for_it(session):
+    baseline = session.names['baseline']
+    measure = cell("add_network('baseline'")
+    for settings in ({'SEED': 1}, {'val_image_num': 300}):
+        session.run(cell('val_rows_wanted ='), **settings)
+        assert not session.names['networks'], 'what was measured on other rows stays in the table'
+        assert 'run the cell of its training again' in session.refusal(measure)
+        assert 'one of []' in session.refusal(cell('best = max('))
+        session.run(cell('baseline = model.Network('), measure)
+        assert list(session.names['networks']) == ['baseline']
+        session.names['baseline'] = baseline
 
 
-def test_cells_are_short():
-    for cell in code_cells(read_notebook()):
-        lines = cell.source.split('\n')
-        assert len(lines) <= 15, f'{len(lines)} lines in\n{cell.source}'
-        assert max(len(line) for line in lines) <= 100, cell.source
+@pytest.mark.parametrize('held_back', [True, False])
+def test_the_weights_of_the_leaderboard_take_part_only_with_their_rows(session, held_back, capsys):
+    finished = session.names['convolutional'] if held_back else session.names['model'].Network()
+    paths = [f'leaderboard/character_network.{kind}' for kind in ('npz', 'csv')]
+    for path in paths:
+        with open(path, 'w') as file:
+            file.write('seconds\n60\n')
+    predict = session.names['model'].Network.predict
+    session.names['model'].Network.predict_augmented, kept = (
+        lambda net, rows, *more: predict(net, rows),
+        session.names['model'].Network.predict_augmented)
+    try:
+        session.run(cell('finished = None'), load_leaderboard=lambda weights: finished)
+    finally:
+        session.names['model'].Network.predict_augmented = kept
+        for path in paths:
+            os.remove(path)
+    assert ('leaderboard' in session.names['networks']) == held_back
+    assert ('weights take no part' in capsys.readouterr().out) != held_back
 
 
-def test_sources_are_those_of_the_committed_code():
-    """The notebook prints the source of some methods: they must not have changed since."""
-    with open(os.path.join(ROOT, 'layer.py'), encoding='utf-8') as file:
-        source = file.read()
-    methods = re.findall(r'^    def \w+\(self.*?(?=\n\n|\n$)', printed_by(read_notebook()),
-                         re.MULTILINE | re.DOTALL)
-    assert len(methods) == 5, f'{len(methods)} methods are printed'
-    for method in methods:
-        assert method.rstrip() in source, f'layer.py no longer has\n{method}'
+def test_the_network_that_one_adds_is_submitted_under_its_own_name(session, capsys):
+    add, net = session.names['add_network'], session.names['baseline']
+    for name in ('leaderboard', 'baseline', 'convolutional'):
+        with pytest.raises(ValueError, match=f'the name {name} is taken'):
+            add(name, net, 1, 'me')
+    other = session.names['model'].Network()
+    other.fit(session.names['training'], session.names['validation'], 1, 500, 1e-6, verbose=False)
+    add('mine', other, 1, 'me')
+    table = [cell('best = max('), cell('remark = ')]
+    session.run(*table)
+    assert session.names['chosen'] != 'mine' and 'not the best' not in capsys.readouterr().out
+    session.run(*table, SUBMIT='mine')
+    session.run(*CELLS[CELLS.index(table[1]) + 1:CELLS.index(cell('write_submission')) + 1])
+    printed = capsys.readouterr().out
+    assert 'predictions of the network "mine". Trained by me.' in printed
+    assert 'It is not the best one' in printed
+    session.names['SUBMIT'] = 'other'
+    assert "SUBMIT is 'other', expected None or" in session.refusal(table[0])
+
+
+def test_a_training_that_was_interrupted_at_once_takes_no_part(session, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    session.run(cell('baseline = model.Network('), cell("add_network('baseline'"),
+                cell('best = max('), show_progress=interrupt)
+    printed = capsys.readouterr().out
+    assert 'Interrupted after 0 epochs.' in printed and 'baseline was not trained' in printed
+    assert list(session.names['networks']) == ['convolutional']
+
+
+def test_a_training_that_diverges_ends_in_a_sentence_without_warnings(session):
+    with pytest.raises(FloatingPointError):      # a warning would be another error
+        session.names['train_live'](session.names['model'].Network(), 1e30)
+
+
+HEADER = 'factor,setting,search,balanced\n'
+
+
+@pytest.mark.parametrize('text, settings', [
+    (HEADER, 0), (HEADER.replace(',', ';') + 'baseline;b;False;86\n', 0), ('a,b\n1,2\n', 0),
+    (HEADER + 'baseline,b,False,86\n', 1), (HEADER + 'loss,b,False,86\nloss,c,,85\n', 1),
+    (HEADER + 'loss,b,False,86\nloss,c,False,\nloss,d,True,3\ninput,"e, f",False,70\n', 2)])
+def test_runs_of_ones_own_are_drawn_as_far_as_they_go(session, capsys, text, settings):
+    os.makedirs('report', exist_ok=True)
+    with open('report/experiments.csv', 'w') as file:
+        file.write(text)
+    session.run(cell("'report/experiments.csv'):"), cell("'The figure is left out"))
+    printed = capsys.readouterr().out
+    shutil.rmtree('report')
+    expected = f'{settings} runs of {settings} settings' if settings else 'The figure is left out'
+    assert expected in printed
+
+
+# The exercises ------------------------------------------------------------------------------------
+
+def test_the_exercises_know_right_from_wrong(session, capsys):
+    balanced = {0.01: 1, 0.1: 2, 1: 4, 10: 3}
+    third = cell('check_answer(3')
+    third = third[third.index('if len(balanced)'):]
+    for number, source, right, wrong in (
+            (1, cell('check_answer(1'), [0.09, 0.245, -0.335], [0.245, 0.09, -0.335]),
+            (2, cell('check_answer(2'), 0.695, 0.69), (3, third, 1, 0.1)):
+        answers = ((right, 'right'), (wrong, 'is not right yet'), ([1, 2], 'expected'))
+        for answer, expected in answers:
+            session.run(source.replace('answer = None', ''), answer=answer, balanced=balanced)
+            printed = capsys.readouterr().out
+            assert f'Exercise {number}: ' in printed and expected in printed, printed
+
+
+def test_the_hidden_answers_are_right(session, capsys):
+    texts = '\n'.join(read_cells('markdown'))
+    square = cell('class Square(')
+    line = re.search(r'so `(return .*?)`', texts).group(1)
+    session.run(square.replace('return output_grad * self.x', line))
+    example = re.search(r'```python\n(class MySwish.*?)```', texts, re.DOTALL).group(1)
+    session.run(example, cell("'Exercise 5: put").replace('answer = None', 'answer = MySwish()'))
+    printed = capsys.readouterr().out
+    assert printed.count(', right') == 2, printed

@@ -1,8 +1,8 @@
 """The same numbers as PyTorch, in float64: layers, losses, and steps of SGD of whole networks.
 
 PyTorch has the channels before height and width, and it keeps the weights of a linear layer
-transposed. `tensor`, `array` and `layout` convert. Dropout is left out: its random numbers cannot
-be the same.
+transposed. Here it gets our arrays and turns them itself, so its gradients have our order, too.
+Dropout is left out: its random numbers cannot be the same.
 """
 import copy
 
@@ -13,94 +13,74 @@ from gradient_check import compare
 from layer import (Augment, BatchNorm, Conv2d, Flatten, FullyConnected, LeakyReLU, MaxPool2d, ReLU,
                    Reshape, Sigmoid, SoftmaxWithLoss, SquaredError, Tanh)
 from network import Network
+from small_networks import normal
 
 torch = pytest.importorskip('torch', reason='PyTorch is not installed: nothing to compare with')
+F = torch.nn.functional
 SAME = 1e-9     # the greatest relative error
 
 
-def normal(*shape, seed=1):
-    return np.random.default_rng(seed).standard_normal(shape)
+def channels_first(images):
+    return images.permute(0, 3, 1, 2)
 
 
-def tensor(array):
-    """An array as PyTorch has it: (N, H, W, C) -> (N, C, H, W)."""
-    return torch.tensor(array.transpose(0, 3, 1, 2) if array.ndim == 4 else array)
+def channels_last(images):
+    return images.permute(0, 2, 3, 1)
 
 
-def array(tensor):
-    """A tensor of PyTorch as we have it: (N, C, H, W) -> (N, H, W, C)."""
-    numbers = tensor.detach().numpy()
-    return numbers.transpose(0, 2, 3, 1) if numbers.ndim == 4 else numbers
+def convolution(layer, x, twin):
+    bias = twin['bias'].ravel() if 'bias' in twin else None
+    kernel = twin['weight'].permute(3, 2, 0, 1)
+    return channels_last(F.conv2d(channels_first(x), kernel, bias, padding='same'))
 
 
-def layout(layer, name, values):
-    """A parameter, its gradient or a running statistic as PyTorch's module has it."""
-    if isinstance(layer, FullyConnected) and name == 'weight':
-        return values.T
-    if isinstance(layer, Conv2d) and name == 'weight':
-        return values.transpose(3, 2, 0, 1)
-    return values.ravel()
+def batch_norm(layer, x, twin):
+    names = ('running_mean', 'running_var', 'weight', 'bias')
+    arrays = [twin[name].view(-1) for name in names]
+    y = F.batch_norm(x.movedim(-1, 1), *arrays, layer.training, layer.momentum, layer.eps)
+    return y.movedim(1, -1)
 
 
-class Permuted(torch.nn.Module):
-    """Flatten and Reshape in our order of the axes."""
-
-    def __init__(self, shape=None):
-        super().__init__()
-        self.shape = shape
-
-    def forward(self, input):
-        if self.shape is not None:
-            return input.reshape((-1,) + self.shape).permute(0, 3, 1, 2)
-        return input.permute(0, 2, 3, 1).flatten(1)
-
-
-def module_of(layer, images):
-    """PyTorch's module with the parameters and statistics of `layer`; images: for (N, H, W, C)."""
-    batch_norm = torch.nn.BatchNorm2d if images else torch.nn.BatchNorm1d
-    modules = {
-        FullyConnected: lambda: torch.nn.Linear(layer.in_features, layer.out_features),
-        Conv2d: lambda: torch.nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size,
-                                        padding='same', bias=layer.bias is not None),
-        BatchNorm: lambda: batch_norm(layer.features, eps=layer.eps, momentum=layer.momentum),
-        MaxPool2d: lambda: torch.nn.MaxPool2d(2, ceil_mode=True),
-        ReLU: torch.nn.ReLU,
-        Sigmoid: torch.nn.Sigmoid,
-        Tanh: torch.nn.Tanh,
-        LeakyReLU: lambda: torch.nn.LeakyReLU(layer.slope),
-        Flatten: Permuted,
-        Reshape: lambda: Permuted(layer.shape),
-    }
-    module = modules[type(layer)]().double()
-    with torch.no_grad():
-        for name in layer.parameter_names + layer.state_names:
-            values = np.array(layout(layer, name, getattr(layer, name)))
-            getattr(module, name).copy_(torch.tensor(values))
-    return module
+FORMS = {     # what PyTorch computes for a layer, an input and {name: tensor} of its arrays
+    FullyConnected: lambda layer, x, twin: F.linear(x, twin['weight'].T, twin['bias'].ravel()),
+    Conv2d: convolution, BatchNorm: batch_norm,
+    MaxPool2d: lambda layer, x, twin: channels_last(
+        F.max_pool2d(channels_first(x), 2, ceil_mode=True)),
+    ReLU: lambda layer, x, twin: F.relu(x), Sigmoid: lambda layer, x, twin: torch.sigmoid(x),
+    Tanh: lambda layer, x, twin: torch.tanh(x), Flatten: lambda layer, x, twin: x.flatten(1),
+    LeakyReLU: lambda layer, x, twin: F.leaky_relu(x, layer.slope),
+    Reshape: lambda layer, x, twin: x.reshape((-1,) + layer.shape)}
 
 
 def randomised(layer):
     """The layer in float64, with parameters that are not those of a new one."""
-    layer.astype(np.float64)
+    for name in layer.state_names:
+        setattr(layer, name, getattr(layer, name).astype(np.float64))
     for seed, name in enumerate(layer.parameter_names, 10):
         setattr(layer, name, normal(*getattr(layer, name).shape, seed=seed))
     return layer
+
+
+def twin_of(layer):
+    """{name: tensor} of copies of the layer's arrays."""
+    twin = {name: torch.tensor(getattr(layer, name))
+            for name in layer.parameter_names + layer.state_names}
+    for name in layer.parameter_names:
+        twin[name].requires_grad_()
+    return twin
 
 
 LAYERS = [     # the layer, and the shape of its input
     (FullyConnected(5, 3), (4, 5)), (FullyConnected(1, 7), (1, 1)),
     (ReLU(), (4, 5)), (LeakyReLU(), (4, 5)), (LeakyReLU(0.2), (4, 5)), (Sigmoid(), (4, 5)),
     (Tanh(), (2, 3, 3, 2)), (Flatten(), (2, 3, 4, 2)), (Reshape(2, 3, 2), (4, 12)),
-    (BatchNorm(3), (6, 3)), (BatchNorm(3), (2, 4, 5, 3)),
-    (Conv2d(3, 2, 1), (2, 4, 5, 3)), (Conv2d(3, 4, 3), (2, 5, 4, 3)),
-    (Conv2d(1, 2, 5), (3, 7, 6, 1)), (Conv2d(2, 3, 7), (1, 4, 9, 2)),
+    (BatchNorm(3), (6, 3)), (BatchNorm(3), (2, 4, 5, 3)), (Conv2d(3, 2, 1), (2, 4, 5, 3)),
+    (Conv2d(3, 4, 3), (2, 5, 4, 3)), (Conv2d(2, 3, 7), (1, 4, 9, 2)),
     (Conv2d(2, 3, 3), (1, 1, 2, 2)), (Conv2d(2, 3, bias=False), (2, 3, 3, 2)),
-    (MaxPool2d(), (2, 4, 6, 3)), (MaxPool2d(), (2, 5, 7, 3)), (MaxPool2d(), (1, 2, 3, 1)),
-    (MaxPool2d(), (2, 1, 1, 2))]
-IDS = [f'{layer!r} {shape}' for layer, shape in LAYERS]
+    (MaxPool2d(), (2, 4, 6, 3)), (MaxPool2d(), (2, 5, 7, 3)), (MaxPool2d(), (2, 1, 1, 2))]
 
 
-@pytest.mark.parametrize('layer, shape', LAYERS, ids=IDS)
+@pytest.mark.parametrize('layer, shape', LAYERS, ids=str)
 @pytest.mark.parametrize('training', [True, False], ids=['training', 'evaluation'])
 def test_layer(layer, shape, training):
     """Three steps, so that the running statistics have a history.
@@ -109,128 +89,88 @@ def test_layer(layer, shape, training):
     pixels, PyTorch may give the gradient to another one.
     """
     layer = randomised(copy.deepcopy(layer))
-    module = module_of(layer, images=len(shape) == 4)
+    twin = twin_of(layer)
     for step in range(3):
         layer.training = training or step == 0
-        module.train(layer.training)
         input = normal(*shape, seed=step)
         if step == 2 and not isinstance(layer, MaxPool2d):
             input = np.round(input) + 0.0      # + 0.0 turns -0.0 into 0.0
-        torch_input = tensor(input).requires_grad_()
+        x = torch.tensor(input, requires_grad=True)
+        y = FORMS[type(layer)](layer, x, twin)
         output = layer.forward(input)
-        torch_output = module(torch_input)
+        compare('output', output, y.detach().numpy(), SAME)
         output_grad = normal(*output.shape, seed=step + 5)
-        torch_output.backward(tensor(output_grad))
-        compare(f'{layer!r}: output', output, array(torch_output), SAME)
-        input_grad = layer.backward(output_grad)
-        compare(f'{layer!r}: input_grad', input_grad, array(torch_input.grad), SAME)
+        y.backward(torch.tensor(output_grad))
+        compare('input_grad', layer.backward(output_grad), x.grad.numpy(), SAME)
         for name in layer.parameter_names:
-            gradient = layout(layer, name, getattr(layer, name + '_grad'))
-            expected = getattr(module, name).grad.numpy()
-            compare(f'{layer!r}: {name}_grad', gradient, expected, SAME)
+            compare(name, getattr(layer, name + '_grad'), twin[name].grad.numpy(), SAME)
+            twin[name].grad = None
         for name in layer.state_names:
-            state = layout(layer, name, getattr(layer, name))
-            compare(f'{layer!r}: {name}', state, getattr(module, name).numpy(), SAME)
-        module.zero_grad()
+            compare(name, getattr(layer, name), twin[name].numpy(), SAME)
 
 
-@pytest.mark.parametrize('smoothing', [0, 0.1, 0.5])
 @pytest.mark.parametrize('scale', [1, 50])
+@pytest.mark.parametrize('loss', [SoftmaxWithLoss(), SoftmaxWithLoss(0.1), SquaredError()],
+                         ids=repr)
 @pytest.mark.parametrize('mixed', [False, True], ids=['labels', 'mixed targets'])
-def test_softmax_with_loss(smoothing, scale, mixed):
+def test_loss(loss, scale, mixed):
     logits = normal(6, 47) * scale
-    target = np.arange(6) * 9
+    label = np.arange(6) * 9
+    rows = np.eye(47)[label]
     if mixed:
-        target = 0.7 * np.eye(47)[target] + 0.3 * np.eye(47)[target[::-1]]
-    torch_logits = torch.tensor(logits, requires_grad=True)
-    torch_loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)(
-        torch_logits, torch.tensor(target))
-    torch_loss.backward()
-    loss = SoftmaxWithLoss(smoothing)
-    predict, value = loss.forward(logits, target)
-    compare('loss', value, torch_loss.item(), SAME)
-    compare('predict', predict, torch_logits.softmax(1).detach().numpy(), SAME)
-    compare('input_grad', loss.backward(), torch_logits.grad.numpy(), SAME)
-
-
-def test_squared_error():
-    output = normal(6, 5)
-    label = np.arange(6) % 5
-    torch_output = torch.tensor(output, requires_grad=True)
-    torch_loss = ((torch_output - torch.eye(5)[label]) ** 2).sum(1).mean() / 2
-    torch_loss.backward()
-    loss = SquaredError()
-    compare('loss', loss.forward(output, label)[1], torch_loss.item(), SAME)
-    compare('input_grad', loss.backward(), torch_output.grad.numpy(), SAME)
+        rows = 0.7 * rows + 0.3 * rows[::-1]
+    x = torch.tensor(logits, requires_grad=True)
+    target = torch.tensor(rows if mixed else label)
+    if isinstance(loss, SquaredError):
+        expected, predict = ((x - torch.tensor(rows)) ** 2).sum(1).mean() / 2, x
+    else:
+        expected = F.cross_entropy(x, target, label_smoothing=loss.label_smoothing)
+        predict = x.softmax(1)
+    expected.backward()
+    got, value = loss.forward(logits, rows if mixed else label)
+    compare('loss', value, expected.item(), SAME)
+    compare('predict', got, predict.detach().numpy(), SAME)
+    compare('input_grad', loss.backward(), x.grad.numpy(), SAME)
 
 
 @pytest.mark.parametrize('size', [8, 9])
 def test_augment_reads_its_places_as_grid_sample_does(size):
     layer = Augment(25, 0.2, 0.2, 2, 0.5, np.random.default_rng(3))
     image = normal(4, size, size, 1)
-    output_grad = normal(4, size, size, 1, seed=2)
     y, x = np.clip(layer.random_places(4, size), 0, size - 1.001)
     grid = np.stack([x, y], axis=-1).reshape(4, size, size, 2) * 2 / (size - 1) - 1
-    torch_image = tensor(image).requires_grad_()
-    torch_output = torch.nn.functional.grid_sample(
-        torch_image, torch.tensor(grid).double(), align_corners=True)
-    torch_output.backward(tensor(output_grad))
+    expected = channels_last(F.grid_sample(channels_first(torch.tensor(image)),
+                                           torch.tensor(grid).double(), align_corners=True))
     layer.rng = np.random.default_rng(3)      # the same places once more
-    output = layer.forward(image)
-    compare('output', output, array(torch_output), 1e-4)      # the places are float32
-    input_grad = layer.backward(output_grad)
-    compare('input_grad', input_grad, array(torch_image.grad), 1e-4)
+    compare('output', layer.forward(image), expected.numpy(), 1e-4)      # the places are float32
 
 
-def mlp():
-    return [FullyConnected(6, 9), BatchNorm(9), ReLU(), FullyConnected(9, 8), Tanh(),
-            FullyConnected(8, 4)]
-
-
-def cnn():
-    return [FullyConnected(6, 50), Reshape(5, 5, 2), Conv2d(2, 4, 3), BatchNorm(4), ReLU(),
-            Conv2d(4, 3, 1, bias=False), LeakyReLU(0.1), MaxPool2d(), Flatten(),
-            FullyConnected(27, 4)]
-
-
-def torch_optimizer(net, modules, settings):
-    """torch.optim.SGD with weight decay for the weights that we decay, and for no others."""
-    decay = settings.get('weight_decay', 0)
-    groups = []
-    for layer, module in zip(net.layers, modules):
-        for name in layer.parameter_names:
-            decayed = name == 'weight' and isinstance(layer, (FullyConnected, Conv2d))
-            groups.append({'params': [getattr(module, name)],
-                           'weight_decay': decay if decayed else 0})
-    return torch.optim.SGD(groups, lr=0.1, **dict(settings, weight_decay=0))
-
-
-@pytest.mark.parametrize('layers', [mlp, cnn])
 @pytest.mark.parametrize('settings', [
     {}, {'momentum': 0.9}, {'momentum': 0.9, 'nesterov': True}, {'weight_decay': 0.1},
     {'momentum': 0.9, 'weight_decay': 0.1},
     {'momentum': 0.8, 'nesterov': True, 'weight_decay': 0.1}], ids=repr)
-def test_three_steps_of_sgd(layers, settings):
-    net = Network([randomised(layer) for layer in layers()], SoftmaxWithLoss(0.1))
-    model = torch.nn.Sequential(*[module_of(layer, layers is cnn) for layer in net.layers])
-    optimizer = torch_optimizer(net, model, settings)
-    torch_loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+def test_three_steps_of_sgd(settings):
+    """Weight decay for the weights that we decay, and for no others."""
+    layers = [FullyConnected(6, 18), Reshape(3, 3, 2), Conv2d(2, 4), BatchNorm(4), ReLU(),
+              MaxPool2d(), Flatten(), FullyConnected(16, 4)]
+    net = Network([randomised(layer) for layer in layers], SoftmaxWithLoss(0.1))
+    twins = [twin_of(layer) for layer in layers]
+    groups = [{'params': [twins[0]['weight'], twins[2]['weight'], twins[7]['weight']]},
+              {'params': [twins[3]['weight']] + [twins[i]['bias'] for i in (0, 2, 3, 7)],
+               'weight_decay': 0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, **settings)
     for step in range(3):
         input = normal(10, 6, seed=step)
-        label = np.arange(10) % 4
-        torch_loss = torch_loss_of(model(torch.tensor(input)), torch.tensor(label))
+        x = torch.tensor(input)
+        for layer, twin in zip(layers, twins):
+            x = FORMS[type(layer)](layer, x, twin)
         optimizer.zero_grad()
-        torch_loss.backward()
+        F.cross_entropy(x, torch.arange(10) % 4, label_smoothing=0.1).backward()
         optimizer.step()
-        predict, loss = net.forward(input, label)
+        net.forward(input, np.arange(10) % 4)
         net.backward()
         net.update(0.1, **settings)
-        compare(f'step {step}: loss', loss, torch_loss.item(), SAME)
-        for index, (layer, module) in enumerate(zip(net.layers, model)):
-            for name in layer.parameter_names + layer.state_names:
-                compare(f'step {step}, layer {index}, {layer!r}: {name}',
-                        layout(layer, name, getattr(layer, name)),
-                        getattr(module, name).detach().numpy(), SAME)
-    model.eval()
-    expected = model(torch.tensor(normal(7, 6))).softmax(1).detach().numpy()
-    compare('predict', net.predict(normal(7, 6)), expected, SAME)
+        for layer, twin in zip(layers, twins):
+            for name in twin:
+                compare(f'step {step}, {layer!r}: {name}', getattr(layer, name),
+                        twin[name].detach().numpy(), SAME)

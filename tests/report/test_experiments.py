@@ -6,20 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, 'report'))
 
+import build                                                                         # noqa: E402
 import experiments                                                                   # noqa: E402
 from network import correct_class_prior, score                                       # noqa: E402
 
 SETTINGS = dict(experiments.BASELINE, lr=0.1)
 KNOWN = [(factor, setting) for factor in experiments.FACTORS
          for setting in experiments.FACTORS[factor]]
-
-
-def accuracies_of(balanced):
-    return {'validation': balanced, 'balanced': balanced, 'corrected': balanced,
-            'augmented': np.nan, 'cpu_seconds': 1.0, 'wall_seconds': 1.0}
 
 
 @pytest.fixture
@@ -30,7 +26,8 @@ def trainings(monkeypatch):
 
     def train_once(train, validation, seed, lr, **settings):
         calls.append((seed, lr))
-        return accuracies_of(accuracy[lr])
+        row = dict.fromkeys(('validation', 'balanced', 'corrected'), accuracy[lr])
+        return dict(row, augmented=np.nan, cpu_seconds=1.0, wall_seconds=1.0)
 
     monkeypatch.setattr(experiments, 'train_once', train_once)
     return calls
@@ -40,16 +37,12 @@ def make_series(path):
     return experiments.Series(str(path), np.zeros((9000, 784), np.uint8), np.zeros(9000, int))
 
 
-def test_the_search_goes_on_until_both_neighbours_of_the_best_rate_are_tried(trainings, tmp_path):
-    rate = make_series(tmp_path / 'runs.csv').find_rate('f', 's', SETTINGS)
-    assert rate == 0.3, f'got the rate {rate}, expected 0.3, the best of all'
-    assert trainings == [(0, 0.1), (0, 0.03), (0, 0.3), (0, 1.0)]
-
-
-def test_a_diverged_training_is_never_the_best_and_its_row_is_empty(trainings, tmp_path):
+def test_the_search_ends_when_both_neighbours_of_the_best_rate_are_tried(trainings, tmp_path):
     path = tmp_path / 'runs.csv'
-    rate = make_series(path).find_rate('f', 's', dict(SETTINGS, lr=1.0))
-    assert rate == 0.3, f'got the rate {rate}, expected 0.3: 3.0 diverges'
+    assert make_series(path).find_rate('f', 's', SETTINGS) == 0.3
+    assert trainings == [(0, 0.1), (0, 0.03), (0, 0.3), (0, 1.0)]
+    rate = make_series(path).find_rate('f', 'from above', dict(SETTINGS, lr=1.0))
+    assert rate == 0.3, 'the rate 3 diverges: it is never the best'
     row = pd.read_csv(str(path)).query('lr == 3.0')
     assert len(row) == 1 and row.balanced.isnull().all(), f'got {row.to_dict("records")}'
 
@@ -64,23 +57,11 @@ def test_a_series_goes_on_where_it_was(trainings, tmp_path, setting):
             series.run('f', setting, seed, dict(SETTINGS, lr=rate), search=False)
     expected = [(0, 0.1), (0, 0.03), (0, 0.3), (0, 1.0), (1, 0.3), (2, 0.3)]
     assert trainings == expected, f'trained (seed, rate) {trainings}, expected {expected}'
+    for changes in ({'epochs': 9}, {'weight_decay': 0.0}, {}):      # the first two are other runs
+        series.run('f', setting, 1, dict(SETTINGS, lr=0.3, **changes), search=False)
+    assert len(trainings) == len(expected) + 2
     final = pd.read_csv(str(path)).query('not search')
-    assert list(final.seed) == [0, 1, 2] and set(final.balanced) == {84.0}
-
-
-def test_another_number_of_epochs_or_decay_is_another_run(trainings, tmp_path):
-    series = make_series(tmp_path / 'runs.csv')
-    for changes in ({}, {'epochs': 9}, {'weight_decay': 0.0}, {}):
-        series.run('f', 's', 1, dict(SETTINGS, **changes), search=False)
-    assert len(trainings) == 3, f'got {len(trainings)} trainings, expected 3'
-
-
-def test_a_table_of_other_columns_is_refused_and_kept(tmp_path):
-    path = tmp_path / 'runs.csv'
-    path.write_text('factor,setting,seed\nf,s,1\n')
-    with pytest.raises(ValueError, match='runs.csv: Usecols do not match columns'):
-        make_series(path)
-    assert path.read_text() == 'factor,setting,seed\nf,s,1\n'
+    assert list(final.seed) == [0, 1, 2, 1, 1] and set(final.balanced) == {84.0}
 
 
 @pytest.mark.parametrize('factor, setting', KNOWN)
@@ -88,7 +69,7 @@ def test_every_setting_makes_a_network_that_trains_a_step(factor, setting):
     settings = dict(experiments.BASELINE, **experiments.FACTORS[factor][setting])
     assert settings['lr'] in experiments.RATES
     rng = np.random.default_rng(0)
-    data = rng.integers(0, 256, (20, 784)).astype(np.uint8)
+    data = rng.integers(2, 256, (20, 784)).astype(np.uint8)
     label = rng.integers(0, 47, 20)
     settings.update(epochs=1, batch_size=4)
     row = experiments.train_once((data[:12], label[:12]), (data[12:], label[12:]), 0, **settings)
@@ -117,22 +98,35 @@ def test_a_row_holds_the_accuracies_of_the_network_that_fit_leaves():
 
 @pytest.mark.filterwarnings('ignore:overflow', 'ignore:invalid value')
 def test_a_training_that_diverges_gives_a_row_without_accuracies():
-    data = np.full((40, 784), 255, np.uint8)
-    pair = (data, np.arange(40) % 47)
+    pair = (np.full((40, 784), 255, np.uint8), np.arange(40) % 47)
     settings = dict(SETTINGS, lr=1e10, loss=experiments.SquaredError(), hidden=(5,))
     row = experiments.train_once(pair, pair, 0, **settings)
-    assert np.isnan(row['balanced']) and np.isnan(row['corrected']), f'got {row}'
-    assert row['cpu_seconds'] >= 0
+    assert np.isnan(row['balanced']) and np.isnan(row['corrected']) and row['cpu_seconds'] >= 0
 
 
-def test_what_a_setting_is_compared_with_is_a_setting_too():
-    for setting, reference in experiments.REFERENCES.items():
-        assert setting in KNOWN and reference in KNOWN, f'no run of {setting} or {reference}'
-    assert experiments.FIRST in KNOWN
+HEADER = ','.join(experiments.COLUMNS)
+ROW = 'f,s,0,6,0.1,0.0005,False,86,85,86,,9,9'
 
 
-def test_the_committed_table_holds_runs_of_this_program():
-    path = os.path.join(ROOT, 'report', 'experiments.csv')
-    rows = experiments.read_table(path, experiments.COLUMNS).to_dict('records')
+@pytest.mark.parametrize('text, expected', [
+    ('', 'No columns to parse'), ('factor,setting,seed\nf,s,1\n', 'it needs the columns factor, '),
+    (HEADER.replace(',', ';'), 'it needs the columns'), (f'{HEADER}\nf,s', "line 2: seed is ''"),
+    (f'{HEADER}\n{ROW}\n{ROW.replace("0.1", "?")}', "runs.csv, line 3: lr is '\\?'"),
+    (f'{HEADER}\n{ROW.replace("False", "")}', "line 2: search is ''")])
+def test_a_table_of_another_form_is_refused_and_kept(tmp_path, text, expected):
+    path = tmp_path / 'runs.csv'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=expected):
+        make_series(path)
+    assert path.read_text() == text
+
+
+RUNS = os.path.join(ROOT, 'report', 'experiments.csv')
+
+
+@pytest.mark.skipif(not build.is_repositorys(RUNS), reason='these runs are your own')
+def test_the_repositorys_table_holds_runs_of_this_program():
+    rows = experiments.read_table(RUNS, experiments.COLUMNS).to_dict('records')
     unknown = {(row['factor'], row['setting']) for row in rows} - set(KNOWN)
+    unknown |= {key for pair in experiments.REFERENCES.items() for key in pair} - set(KNOWN)
     assert not unknown, f'experiments.py has no {sorted(unknown)}'
