@@ -16,6 +16,7 @@ import copy
 
 import numpy as np
 
+import mistakes
 from network import check_parameters
 
 STEP = 1e-5           # h: a smaller h gains less in the formula than it loses in the rounding of E
@@ -141,13 +142,16 @@ def check_unchanged(layer, arrays, before):
 def compare(name, got, expected, tolerance=TOLERANCE):
     """AssertionError, naming the worst element, unless two arrays agree in shape and in numbers.
 
+    The message ends with the likely mistake, if one fits.
+
     error = |got - expected| / max(|got|, |expected|, 0.01 * largest, 1e-4), and `largest` is the
     greatest |expected|. The last two terms are for small elements, of which rounding is a large
     part.
     """
     if got is None or np.shape(got) != np.shape(expected):
         found = 'None' if got is None else f'the shape {np.shape(got)}'
-        raise AssertionError(f'{name}: got {found}, expected the shape {np.shape(expected)}')
+        raise AssertionError(f'{name}: got {found}, expected the shape {np.shape(expected)}. '
+                             f'{mistakes.hint(got, expected)}'.rstrip())
     got = np.asarray(got)
     expected = np.asarray(expected)
     if expected.size == 0:
@@ -164,4 +168,5 @@ def compare(name, got, expected, tolerance=TOLERANCE):
         place = index if index else ''
         raise AssertionError(f'{name}{place}: got {got[worst]:.10g}, expected '
                              f'{expected[worst]:.10g}, relative error {error[worst]:.1e} '
-                             f'({wrong} of {error.size} elements wrong)')
+                             f'({wrong} of {error.size} elements wrong). '
+                             f'{mistakes.hint(got, expected)}'.rstrip())

@@ -184,6 +184,16 @@ def test_compare(got, expected, passes):
         check_refused(AssertionError, lambda: compare('it', got, expected), 'it')
 
 
+@pytest.mark.parametrize('got, end', [
+    (4 * ROWS, r'It is 4 times the right one, in every element\.$'), (None, 'nothing has been'),
+    (-ROWS, 'It is minus the right one'), (ROWS.sum(axis=0), r'\(3,\), expected the shape'),
+    (np.where(ROWS > 0, ROWS, 0), 'a mask is taken from the wrong array'),
+    (ROWS ** 2, r'elements wrong\)\.$')])
+def test_compare_ends_with_the_likely_mistake(got, end):
+    with pytest.raises(AssertionError, match=end):
+        compare('it', got, ROWS)
+
+
 def small_network(last):
     return Network([FullyConnected(3, 3), ReLU(), Dropout(0.3), last], SoftmaxWithLoss())
 
