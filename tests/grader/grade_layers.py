@@ -159,6 +159,24 @@ def fully_connected_classes(classes):
             if wanted & set(shapes) and not find.layers(layer):
                 yield name, make, SIZES
                 break
+        else:
+            sizes = fixed_sizes(cls)
+            if sizes:
+                yield name, cls, sizes
+
+
+def fixed_sizes(cls):
+    """(D, M) of a layer whose sizes are written in its constructor, or None."""
+    try:
+        layer = cls()
+        shapes = [array.shape for array in find.arrays(layer).values()
+                  if array.ndim == 2 and min(array.shape) > 1]
+        for sizes in (shapes[0], shapes[0][::-1]):
+            if not find.layers(layer) and Dense('', cls, *sizes).find_layout() is None:
+                return sizes
+    except Exception:
+        pass
+    return None
 
 
 def construct_from_arrays(cls, inputs, outputs):

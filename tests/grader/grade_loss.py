@@ -94,15 +94,14 @@ class LossClass(object):
         if self.make_softmax not in (None, Softmax):
             answer['predict'] = np.array(layout.ours(fed, len(labels)))
         answer['changes'] = changes(given, kept, target, target_kept)
-        if gradient:
-            got = None
+        if gradient and find.method(loss, find.BACKWARD):
             try:
                 got = self.call_backward(loss, fed, target, answer, layout)
+                if self.make_softmax and got is not None:
+                    got = self.through_softmax(before, got, fed, target, layout, len(labels))
+                answer['gradient'] = None if got is None else layout.ours(got, len(labels))
             except NotImplementedError as error:
                 answer['unfinished'] = str(error)
-            if self.make_softmax and got is not None:
-                got = self.through_softmax(before, got, fed, target, layout, len(labels))
-            answer['gradient'] = None if got is None else layout.ours(got, len(labels))
             answer['changes'] = answer['changes'] or changes(given, kept, target, target_kept)
         return answer
 
@@ -174,17 +173,25 @@ def changes(given, kept, target, target_kept):
 
 
 def read_loss(result, layout, rows, classes):
-    """What a loss returned -> {'predict': (N, K) or None, 'loss': array of any size}."""
+    """What a loss returned -> {'predict': (N, K) or None, 'loss': array, 'gradient': ...}.
+
+    An array whose rows sum to 0 is the gradient, returned at once.
+    """
     predict = None
+    gradient = None
     losses = []
     for part in parts_of(result):
-        if part.size == rows * classes and predict is None and part.size > 1:
-            predict = np.array(layout.ours(part, rows))
+        if part.size == rows * classes and part.size > 1:
+            array = np.array(layout.ours(part, rows))
+            if part.dtype.kind == 'f' and np.abs(array.sum(axis=1)).max() < 1e-6 < array.max():
+                gradient = array
+            elif predict is None:
+                predict = array
         elif part.dtype.kind in 'fiu':
             losses.append(np.array(part))
     losses.sort(key=lambda part: is_accuracy(part, rows))
     loss = losses[0] if losses else None
-    return {'predict': predict, 'loss': loss, 'gradient': None, 'changes': ''}
+    return {'predict': predict, 'loss': loss, 'gradient': gradient, 'changes': ''}
 
 
 def is_accuracy(part, rows):
