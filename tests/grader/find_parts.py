@@ -334,6 +334,8 @@ def call(layer, direction, *args):
     """Call forward or backward. What a layer keeps in place of returning it is returned."""
     function = method(layer, FORWARD if direction == 'forward' else BACKWARD)
     result = function(*args)
+    if result is None and function.__name__ == '__call__' and hasattr(layer, 'forward'):
+        result = layer.forward(*args)
     return kept_result(layer, direction) if result is None else result
 
 
@@ -427,6 +429,16 @@ def put(root, path, value):
         owner[path[-1]][...] = value
     else:
         setattr(owner, path[-1], value)
+
+
+def set_values(root, path, values):
+    """Write numbers into the array at a path, in place: it may have two names. -> as float64."""
+    array = get(root, path)
+    if array.dtype.kind != 'f' or not array.flags.writeable:
+        put(root, path, values)
+    else:
+        array[...] = values
+    return np.array(get(root, path), np.float64)
 
 
 def layers(net):

@@ -326,6 +326,9 @@ def check_loss_gradient(probe, report, answer, logits, labels, ratio):
             report('loss.gradient', probe.name)
             return
         tolerance = 1e-3
+    if ratio is not None and mistakes.close(got[:1], loss_derivative(probe, logits, labels), 1e-3):
+        report('loss.gradient', probe.name)      # e.g. ln(y + 1e-5)
+        return
     suspects = mistakes.loss_gradient_suspects(predict, target, numeric)
     if ratio is None:
         suspects = [(slug, wrong, sentence.replace('here 1/1', f'here 1/{rows}'))
@@ -375,17 +378,23 @@ def check_large_logits(probe, report):
     rows, classes = probe.rows, probe.classes
     labels = np.zeros(rows, int)
     logits = np.full((rows, classes), 1000.0)
-    if not all_finite(probe.ask(logits, labels, gradient=False)):
-        report('loss.large', probe.name, 'softmax-overflow', OVERFLOW)
-    elif rows > 1:
-        logits = normal(rows, classes, seed=14)
-        logits[0] += 900
-        if not all_finite(probe.ask(logits, labels, gradient=False)):
-            report('loss.large', probe.name, 'softmax-max-of-batch', (
-                'One row has logits near 900, another has logits near 0: got nan, expected the '
-                'softmax of the row. The maximum is taken over the whole batch, so all exp of the '
-                'lower row are 0, and 0 / 0 is nan. Each row n needs its own maximum.'))
+    large = all_finite(probe.ask(logits, labels, gradient=False))
+    logits = normal(rows, classes, seed=14)
+    logits[0] += 900
+    distant = rows == 1 or all_finite(probe.ask(logits, labels, gradient=False))
+    tell_large(report, probe.name, large, distant)
     check_sure(probe, report, labels)
+
+
+def tell_large(report, name, large, distant):
+    """Report a softmax that is not finite for large logits, or for rows that lie far apart."""
+    if not large:
+        report('loss.large', name, 'softmax-overflow', OVERFLOW)
+    elif not distant:
+        report('loss.large', name, 'softmax-max-of-batch', (
+            'One row has logits near 900, another has logits near 0: got nan, expected the softmax '
+            'of the row. The maximum is taken over the whole batch, so all exp of the lower row '
+            'are 0, and 0 / 0 is nan. Each row n needs its own maximum.'))
 
 
 def all_finite(answer):

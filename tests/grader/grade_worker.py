@@ -25,7 +25,7 @@ from grade_gradients import check_backward_moves_nothing, check_gradients, find_
 from grade_inside import NetworkLoss, check_segment, classes_that_take_values, segments
 from grade_layers import Dense, check_dense, fully_connected_classes
 from grade_learning import check_rows, check_step, check_training, check_twenty
-from grade_loss import LossClass, check_loss
+from grade_loss import LossClass, check_loss, tell_large
 from grade_parts import LAYOUTS, ROWS_TRIED, NotFinished, Unfollowed, compare, normal, softmax
 from grade_update import check_update
 
@@ -235,6 +235,7 @@ def ask_loss(hand_in):
     if None in asked:
         return
     trouble = ([trouble] + asked)[-1]
+    ask_softmax(hand_in)
     hand_in.report('loss', '', state='unfollowed', message=(
         'No loss was found that can be asked: write a class with forward(input, target) and '
         'backward().' + (f' {find.describe(trouble)}' if trouble else '')))
@@ -255,18 +256,24 @@ def ask_loss_class(hand_in, probe):
 
 
 def ask_softmax(hand_in):
-    """A function softmax, while the loss is not finished."""
-    if hand_in.softmax is None:
+    """A softmax alone, while the loss is not finished or not there."""
+    make = hand_in.softmax_class()
+    function = hand_in.softmax
+    if function is None and make:
+        function = lambda logits: find.call(make(), 'forward', logits)      # noqa: E731
+    if function is None:
         return
     logits = normal(7, 5)
     try:
-        got = hand_in.softmax(logits.copy())
+        got = function(logits.copy())
+        distant = function(logits + np.array([[900.0]] + [[0.0]] * 6))
+        large = function(np.full((7, 5), 1000.0))
     except NotImplementedError as error:
         hand_in.report('softmax', 'softmax', 'not-finished', str(error))
         return
-    expected = softmax(logits)[0]
-    compare(hand_in.report, 'softmax', 'softmax', got, expected,
-                  mistakes.softmax_suspects(logits), 1e-6)
+    compare(hand_in.report, 'softmax', 'softmax', got, softmax(logits)[0],
+            mistakes.softmax_suspects(logits), 1e-6)
+    tell_large(hand_in.report, 'softmax', np.isfinite(large).all(), np.isfinite(distant).all())
 
 
 def ask_classes(hand_in):
