@@ -122,6 +122,7 @@ RELU_GRAD = 'return output_grad * (self.input > 0)'
 SHIFT = 'logits - logits.max(axis=1, keepdims=True)'
 LOSS = '-np.sum(target * np.log(predict + 1e-12)) / len(input)'
 ERROR = 'return (self.predict - self.target) / len(self.target)'
+FC_BACKWARD = LAYER.split('output_grad):\n        ')[2].split('\n\n\n')[0]
 STEP = 'fc.weight -= lr * fc.weight_grad'
 
 # slug -> [(name, changes)]
@@ -142,7 +143,8 @@ MISTAKES_MADE = {
         ('squared error', [(L, LOSS, '0.5 * np.sum((predict - target) ** 2) / len(input)')]),
         ('softmax twice', [(L, ERROR, ERROR.replace(
             'return ', 'return self.predict * (1 - self.predict) * '))]),
-        ('minus', [(L, ERROR, ERROR.replace('(self', '-(self', 1))])],
+        ('minus', [(L, ERROR, ERROR.replace('(self', '-(self', 1))]),
+        ('a number', [(L, ERROR, ERROR.replace('(', 'np.sum(', 1)), (N, NETWORK, '')])],
     'loss-changes-input': [
         ('in place', [(L, 'predict = softmax(input)',
                        'input -= input.max(axis=1, keepdims=True)\n'
@@ -167,7 +169,8 @@ MISTAKES_MADE = {
         ('a for z', [(L, 'self.output * (1 - self.output)', 'self.input * (1 - self.input)')]),
         ('no mask', [(L, RELU_GRAD, 'return output_grad')])],
     'activation-value': [('minimum', [(L, RELU, 'return np.minimum(input, 0)'),
-                                      (L, 'self.input > 0', 'self.input < 0')])],
+                                      (L, 'self.input > 0', 'self.input < 0')]),
+                         ('mean', [(L, 'np.exp(-input)', 'np.exp(input.mean() - input)')])],
     'activation-overflow': [
         ('exp / exp', [(L, '1 / (1 + np.exp(-input))', 'np.exp(input) / (1 + np.exp(input))')])],
     'changes-input': [
@@ -188,7 +191,8 @@ MISTAKES_MADE = {
         ('step', [(L, f'self.weight_grad = {WEIGHT}',
                    f'self.weight_grad = {WEIGHT}\n'
                    '        self.weight -= 0.01 * self.weight_grad')])],
-    'not-finished': [('None', [(L, RELU, 'pass')])],
+    'not-finished': [('None', [(L, RELU, 'pass')]),
+                     ('no backward', [(L, FC_BACKWARD, 'pass'), (N, NETWORK, '')])],
     'other': [
         ('piles up', [(L, f'self.weight_grad = {WEIGHT}',
                        f"self.weight_grad = getattr(self, 'weight_grad', 0) + {WEIGHT}")]),
@@ -327,6 +331,51 @@ FORMS = {
     'images': [(N, 'self.fc1.forward(input)', 'self.fc1.forward(input.reshape(len(input), 784))'),
                (N, 'h1 =', 'assert input.shape[1:] == (1, 28, 28)\n        h1 =')],
     '4096 inputs, 13 classes': [(N, '784', '4096'), (N, '47', '13')],
+    'loss returns its gradient': [
+        (L, 'return predict, loss\n\n    def backward(self):\n        ' + ERROR,
+         'return loss, (predict - target) / len(input)'), (N, NETWORK, '')],
+    'loss is given the network': [
+        (L, 'class SoftmaxWithLoss(_Layer):\n', 'class SoftmaxWithLoss(_Layer):\n'
+         '    def __init__(self, model=None, max_classes=10):\n        self.model = model\n\n'),
+        (L, ERROR, ERROR.replace('return ', 'self.model.backward(') + ')'), (N, NETWORK, '')],
+    'loss of probabilities': [
+        (L, 'predict = softmax(input)\n', 'predict = input\n'), (L, 'return predict, loss', 'return loss'),
+        (L, ERROR, 'return -self.target / self.predict / len(self.target)'), (N, NETWORK, '')],
+    'ln (y + 1e-5)': [(L, '1e-12', '1e-5'), (N, NETWORK, ''), (
+        L, ERROR, 'y, grad = self.predict, -self.target / (self.predict + 1e-5)\n        return '
+        'y * (grad - (grad * y).sum(axis=1, keepdims=True)) / len(y)')],
+    'a name first': [(L, 'def __init__(self, in_', 'def __init__(self, name, in_'),
+                     (N, 'FullyConnected(', 'FullyConnected("fc", ')],
+    'two names of a weight': [
+        (L, 'self.bias = np.zeros((1, out_features))', 'self.bias = np.zeros((1, out_features))\n'
+         '        self.params = {"W": self.weight}'),
+        (L, 'return input @ self.weight', 'return input @ self.params["W"]')],
+    'sizes in the constructor': [
+        (L, 'def __init__(self, in_features, out_features):',
+         'def __init__(self):\n        in_features, out_features = 784, 60'), (N, NETWORK, '')],
+    'a call that keeps the input': [
+        (L, 'class ReLU(_Layer):\n    def forward(self, input):\n        self.input = input\n',
+         'class ReLU(_Layer):\n    def __call__(self, input):\n        self.input = input\n'
+         '        return self.forward(input)\n\n    def forward(self, input):\n'),
+        (N, 'self.act1.forward(', 'self.act1(')],
+    'layers are added later': [(N, NETWORK, '''class Network(object):
+    def __init__(self):
+        self.layers = []
+
+    def add(self, layer):
+        self.layers.append(layer)
+
+    def forward(self, input):
+        for layer in self.layers:
+            input = layer.forward(input)
+        return input
+
+    def backward(self, grad):
+        for layer in self.layers[::-1]:
+            grad = layer.backward(grad)
+''')],
+    'another package': [(N, 'from layer import', 'from lab1.code.layer import')],
+    'model.py': [(N, 'from layer import', 'from .layer import')],
     'dropout': [(N, 'self.act1 = ReLU()', 'self.act1 = ReLU()\n        self.p = 0.5'),
                 (N, 'return self.loss', 'self.mask = (np.random.rand(*h1.shape) > self.p) * 2.0\n'
                  '        h1 = h1 * self.mask\n        return self.loss'),
