@@ -260,7 +260,10 @@ def describe(error):
         if os.path.basename(os.path.dirname(file)) == PACKAGE:
             place = f' in {os.path.basename(file)}, line {trace.tb_lineno}'
         trace = trace.tb_next
-    return f'{type(error).__name__}{": " if text else ""}{text}{place}'
+    kind = type(error).__name__
+    if kind in ('Unfollowed', 'NoNetwork'):
+        return text
+    return f'{kind}{": " if text else ""}{text}{place}'
 
 
 # Calls --------------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def sigmoid(a):
 FUNCTIONS = (
     (r'^(?!.*(leaky|lrelu|prelu|rrelu|crelu|gelu|selu|celu|silu|elu6|relu6|frelu|srelu)).*relu\d?$',
      lambda a: np.maximum(a, 0), 'h(a) = max(0, a)'),
-    (r'^(?!.*(hard|log_|logsig|lu$|swish)).*(sigmoid|logistic)', sigmoid, 'h(a) = 1 / (1 + exp(-a))'),
+    (r'^(?!.*(hard|log_|logsig|lu$|swish)).*(sigmoid|logistic)', sigmoid,
+     'h(a) = 1 / (1 + exp(-a))'),
     (r'^(?!.*(hard|shrink|exp)).*tanh', np.tanh, 'h(a) = tanh(a)'),
     (r'softplus', lambda a: np.log1p(np.exp(a)), 'h(a) = ln(1 + exp(a))'),
     (r'hard_?swish', lambda a: a * np.clip(a + 3, 0, 6) / 6,

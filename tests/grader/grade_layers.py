@@ -368,8 +368,8 @@ def bias_gradient_name(path):
     if re.search(r'weight|input|^x|output', str(path[-1]).lower()):
         return False
     name = '.'.join(str(step) for step in path).lower()
-    return bool(re.search(r'bias.*(grad|delta|deriv)|(grad|delta|^d|deriv)_?.*b|b\d?_?\.?(grad|delta)',
-                          name))
+    return bool(re.search(r'bias.*(grad|delta|deriv)|(grad|delta|^d|deriv)_?.*b|'
+                          r'b\d?_?\.?(grad|delta)', name))
 
 
 def input_gradient(part, result, exact):

@@ -91,8 +91,8 @@ def gradient_like(path):
     """A number that is large if a path looks like that of a gradient or a moment."""
     name = '.'.join(str(step) for step in path[-2:]).lower()
     words = ('grad', 'delta', 'velocity', 'moment', 'last', 'prev', 'cache')
-    looks = any(word in name for word in words) or re.match(r'd_?[wb]|[vms]_?[wb]$|[vms]d', str(path[-1]).lower())
-    return (bool(looks), len(path), len(name))
+    short = re.match(r'd_?[wb]|[vms]_?[wb]$|[vms]d', str(path[-1]).lower())
+    return bool(short) or any(word in name for word in words), len(path), len(name)
 
 
 OVERFLOW = (

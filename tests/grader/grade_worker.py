@@ -156,7 +156,7 @@ def ask_layers(hand_in):
             check_dense(part, hand_in.report)
         except Exception as error:
             hand_in.report('dense.forward', part.name, state='unfollowed',
-                           message=f'{part.name}: {find.describe(error)}')
+                           message=find.describe(error))
 
 
 def ask_activations(hand_in):
@@ -174,33 +174,25 @@ def ask_activations(hand_in):
 def ask_activation(hand_in, name, cls):
     """One class, if it is an activation."""
     named = re.search(ACTIVATION_NAME, name.lower())
-    takes_name = [part for part, must in find.parameters(cls)[0]
-                  if must and find.meaning(part) == 'name']
-    kinds = ('relu', 'ReLU', 'Relu', 'RELU', 'sigmoid') if takes_name else ('relu',)
-    for kind in kinds:
+    wants_name = any(must and find.meaning(part) == 'name' for part, must in find.parameters(cls)[0])
+    for kind in ('relu', 'ReLU', 'Relu', 'RELU', 'sigmoid') if wants_name else ('relu',):
         part = Activation(name, functools.partial(make_activation, cls, kind))
         answers = Collected()
+        error = None
         try:
             if any(works_on(part, rows) for rows in ROWS_TRIED[:3]):
                 check_activation(part, answers.report)
-                answers.replay(hand_in.report)
-                return
-        except Exception:
-            if kind == kinds[-1]:
-                break
-    try:
-        if any(works_on(part, rows) for rows in ROWS_TRIED[:3]):
-            check_activation(part, hand_in.report)
-        elif named:
-            check_mixing(part, hand_in.report)
-    except (NotImplementedError, NotFinished) as error:
-        if named:
-            hand_in.report('activation.forward', name, 'not-finished',
-                           str(error) or 'not written yet')
-    except Exception as error:
-        if named:
-            hand_in.report('activation.forward', name, state='unfollowed',
-                           message=f'{name}: {find.describe(error)}')
+            elif named:
+                check_mixing(part, answers.report)
+            break
+        except Exception as reason:
+            error = reason
+    if named or error is None:
+        answers.replay(hand_in.report)
+    if named and isinstance(error, (NotImplementedError, NotFinished)):
+        hand_in.report('activation.forward', name, 'not-finished', str(error) or 'not written yet')
+    elif named and error:
+        hand_in.report('activation.forward', name, state='unfollowed', message=find.describe(error))
 
 
 def make_activation(cls, kind):
@@ -366,27 +358,8 @@ def tell_trouble(hand_in, task):
 
 def ask_update(hand_in):
     """Three steps of update."""
-    if hand_in.trouble:
-        return
-    check_update(hand_in.driver, parameters(hand_in), hand_in.report)
-
-
-def ask_rows(hand_in):
-    """Any number of rows."""
     if not hand_in.trouble:
-        check_rows(hand_in.driver, hand_in.report)
-
-
-def ask_step(hand_in):
-    """One step lowers the loss."""
-    if not hand_in.trouble:
-        check_step(hand_in.driver, hand_in.report)
-
-
-def ask_twenty(hand_in):
-    """Twenty images by heart."""
-    if not hand_in.trouble and not hand_in.driver.slow:
-        check_twenty(hand_in.driver, hand_in.report)
+        check_update(hand_in.driver, parameters(hand_in), hand_in.report)
 
 
 def ask_train(hand_in):
@@ -395,10 +368,18 @@ def ask_train(hand_in):
         check_training(hand_in.driver, hand_in.report, hand_in.train_csv)
 
 
-ASK = {'train': ask_train, 'layers': ask_layers, 'activations': ask_activations, 'loss': ask_loss,
+def ask_network(check, hand_in):
+    """A question to the network as a whole."""
+    if not hand_in.trouble:
+        check(hand_in.driver, hand_in.report)
+
+
+ASK = {'layers': ask_layers, 'activations': ask_activations, 'loss': ask_loss,
        'segments': ask_segments, 'gradients': ask_gradients, 'update': ask_update,
-       'rows': ask_rows, 'step': ask_step, 'twenty': ask_twenty}
-TASK_OF = {'layers': 'dense.forward', 'activations': 'activation.forward', 'loss': 'loss',
+       'rows': functools.partial(ask_network, check_rows),
+       'step': functools.partial(ask_network, check_step),
+       'twenty': functools.partial(ask_network, check_twenty), 'train': ask_train}
+TASK_OF = {'layers': 'dense.forward', 'activations': 'activation.forward',
            'segments': 'activation.backward', 'gradients': 'network.gradient'}
 
 

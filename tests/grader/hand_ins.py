@@ -339,7 +339,8 @@ FORMS = {
          '    def __init__(self, model=None, max_classes=10):\n        self.model = model\n\n'),
         (L, ERROR, ERROR.replace('return ', 'self.model.backward(') + ')'), (N, NETWORK, '')],
     'loss of probabilities': [
-        (L, 'predict = softmax(input)\n', 'predict = input\n'), (L, 'return predict, loss', 'return loss'),
+        (L, 'predict = softmax(input)\n', 'predict = input\n'),
+        (L, 'return predict, loss', 'return loss'),
         (L, ERROR, 'return -self.target / self.predict / len(self.target)'), (N, NETWORK, '')],
     'ln (y + 1e-5)': [(L, '1e-12', '1e-5'), (N, NETWORK, ''), (
         L, ERROR, 'y, grad = self.predict, -self.target / (self.predict + 1e-5)\n        return '
