@@ -240,7 +240,7 @@ def asked(answers):
 def table_line(entry):
     """The line of one hand-in in a table."""
     words = 'right' if entry['right'] else ', '.join(
-        sorted({finding['mistake'] for finding in entry['findings']})) or 'nothing found'
+        sorted({finding['mistake'] for finding in entry['findings']})) or 'no fault found'
     more = '' if entry['complete'] else '  (not all could be followed)'
     return f'{entry["folder"]:40} {words}{more}'
 
@@ -248,10 +248,12 @@ def table_line(entry):
 def parse(arguments):
     """The command line. Ends with exit code 2 for wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('folders', nargs='*', metavar='FOLDER')
-    parser.add_argument('--train', action='store_true', help='also train on data/train.csv')
+    parser.add_argument('folders', nargs='*', metavar='FOLDER',
+                        help='holds layer.py and network.py, or layer.py alone')
+    parser.add_argument('--train', action='store_true',
+                        help='also run the handout\'s loop on data/train.csv, for minutes')
     parser.add_argument('--json', metavar='FILE', help='write the findings to a file')
-    parser.add_argument('--start', metavar='FOLDER', help='write files with blanks, a new folder')
+    parser.add_argument('--start', metavar='FOLDER', help='write both files with blanks into a new folder')
     options = parser.parse_args(arguments)
     if bool(options.start) == bool(options.folders):
         parser.error('give one or more folders, or --start and a new folder')

@@ -185,6 +185,18 @@ def weight_grad_suspects(x, delta, weight):
             'row by row, then sums.')
 
 
+def penalty_suspects(got, exact, weight, tolerance):
+    """[a suspect] if c dE/dw + d w is what was got, else []."""
+    if np.size(got) != np.size(exact):
+        return []
+    table = np.column_stack([np.ravel(exact), np.ravel(weight)])
+    sum_of_both = table @ np.linalg.lstsq(table, np.ravel(got), rcond=None)[0]
+    if not close(got, sum_of_both, tolerance):
+        return []
+    return [('weight-grad', got, 'A multiple of the weights is added, as for a penalty that the '
+             'loss does not hold: dE/dw_ji = sum_n x_ni delta_nj.')]
+
+
 def bias_grad_suspects(delta):
     """For dE/dw_j0 = sum_n delta_nj, with delta (N, M)."""
     rows, outputs = delta.shape
@@ -290,12 +302,13 @@ def loss_suspects(mean, rows, classes):
         yield 'other', mean / np.log(base), f'The logarithm is the one to base {name}: {rule}.'
 
 
-def loss_gradient_suspects(predict, target, numeric):
-    """For dE/da_nk = (y_nk - t_nk) / N, the derivative of the mean loss. All arrays are (N, K).
+def loss_gradient_suspects(predict, target, numeric, rows):
+    """For dE/da_nk = (y_nk - t_nk) / N, the derivative of the mean loss. N is `rows`.
 
-    `numeric` is the derivative of the loss that was returned, by differences.
+    `numeric` is the derivative of the loss that was returned, by differences. The arrays are
+    (N, K), or hold the first of the N rows.
     """
-    rows, classes = predict.shape
+    classes = predict.shape[1]
     rule = "dE/da_nk = (y_nk - t_nk) / N for the mean cross-entropy"
     yield 'loss-gradient-times-n', rows * numeric, (
         f'1/N is missing, here 1/{rows}: the loss is a mean over N rows, so its gradient is one, '

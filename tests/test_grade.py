@@ -14,7 +14,7 @@ import hand_ins
 import mistakes
 
 # What else is true of a hand-in with this mistake
-FOLLOWS = {'softmax-axis': {'loss-gradient-other-function'}, 'bias-grad': {'one-batch-size'}}
+FOLLOWS = {'bias-grad': {'one-batch-size'}}
 MADE = [(slug, name) for slug, made in hand_ins.MISTAKES_MADE.items() for name, _ in made]
 
 

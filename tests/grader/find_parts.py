@@ -40,6 +40,7 @@ MEANINGS = (
     ('channels', r'chan|filter|maps'),
     ('model', r'model|^net'),
     ('std', r'std|sigma|scale'),
+    ('slope', r'slope|leak|^neg'),
     ('name', r'activ|name|^type|func|method|optim|^opt$'),
     ('zero', r'mom|beta|decay|lambda|lamb|reg|^l2|drop|wd'),
     ('one', r'epoch|iter|step|^k$|time'),
@@ -351,7 +352,7 @@ def kept_result(layer, direction):
 
 
 CONSTANTS = {'training': True, 'zero': 0, 'one': 1, 'lr': 0.1, 'kernel': 3, 'channels': 1,
-             'name': 'relu', 'std': 0.1}
+             'name': 'relu', 'std': 0.1, 'slope': 0.1}
 
 
 class Catcher(object):

@@ -124,8 +124,9 @@ class Driver(object):
         for _, layer in outside + find.layers(net)[::-1]:
             if re.search(r'loss|entropy|softmax', type(layer).__name__.lower()):
                 backward = find.method(layer, find.BACKWARD)
-                return backward(*find.arguments(backward, self.known, (),
-                                                (self.known['target'], self.known['predict'])))
+                known = dict(self.known, input=self.known['predict'])
+                return backward(*find.arguments(backward, known, (),
+                                                (known['target'], known['predict'])))
         return 1.0
 
     def update(self, net, lr):
@@ -137,7 +138,7 @@ class Driver(object):
                     update = find.method(value, find.UPDATE)
                     break
         if update is None:
-            raise Unfollowed(f'{self.name} has no method update(lr)')
+            raise Unfollowed(f'{self.name} has no method update(lr): write one that takes the step.')
         known = dict(self.known, lr=lr, training=True)
         update(*find.arguments(update, known, (), (lr,)))
 

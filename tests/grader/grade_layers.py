@@ -280,8 +280,9 @@ def check_dense_backward(part, layer, x, weight, scale, report):
         report('dense.weight_grad', part.name, state='note',
                message='One gradient for each row is kept, for update to sum.')
     else:
-        compare(report, 'dense.weight_grad', part.name, got, exact,
-                mistakes.weight_grad_suspects(x, delta, weight), tolerance, finished)
+        suspects = list(mistakes.weight_grad_suspects(x, delta, weight))
+        suspects += mistakes.penalty_suspects(got, exact, weight, tolerance)
+        compare(report, 'dense.weight_grad', part.name, got, exact, suspects, tolerance, finished)
         check_bias_gradient(part, layer, before, numbers_before, result, delta, finished,
                             report)
     weight = scale * weight

@@ -82,9 +82,10 @@ def of_size(result, size):
 
 
 def describe_shapes(result):
-    """'arrays of the shapes (7, 4), ()' for a message."""
-    shapes = ', '.join(str(part.shape) for part in parts_of(result)[:3])
-    return f'arrays of the shapes {shapes}' if shapes else 'None'
+    """'an array of shape (7, 4), a number' for a message."""
+    words = [f'an array of shape {part.shape}' if part.ndim else 'a number'
+             for part in parts_of(result)[:3]]
+    return ', '.join(words) or 'None'
 
 
 def gradient_like(path):
@@ -119,8 +120,11 @@ def compare(report, task, part, got, expected, suspects, tolerance, finished=Tru
         report(task, part, 'not-finished', finished)
         return False
     if got is None:
-        slug = 'input-grad' if task == 'dense.input_grad' else 'not-finished'
-        report(task, part, slug, f'There is nothing yet: {mistakes.numbers(got, expected)}.')
+        slug, words = 'not-finished', 'There is nothing yet.'
+        if task == 'dense.input_grad':
+            slug, words = 'input-grad', ('backward returns nothing, and the layer before needs '
+                                         'dE/dx_ni = sum_j w_ji delta_nj.')
+        report(task, part, slug, f'{words} {mistakes.told(got, expected)}', missing=True)
         return False
     found = mistakes.likely(got, expected, suspects, tolerance)
     if found is None:

@@ -120,8 +120,8 @@ def name_rule(steps, gradients, start, driver, tolerance):
     size = np.median(np.abs(rest[start != 0])) if start.any() else 0
     if size > 1e-6 and mistakes.close(rest, size * np.sign(start), 1e-2):
         return 'update-rule', (
-            f'{size:.4g} sign(w) is added to the gradient, though update was asked for lr dE/dw '
-            'alone: a penalty is for calls that ask for it.'), None
+            f'update adds {size:.4g} sign(w) to the gradient, a penalty that nobody asked for: '
+            'w <- w - lr dE/dw, and other terms only where an argument asks for them.'), None
     table = np.column_stack([g1, start])
     fit = np.linalg.lstsq(table, first, rcond=None)[0]
     if mistakes.close(table @ fit, first, 10 * tolerance):
@@ -135,8 +135,8 @@ def name_linear(fit, steps, gradients, start, driver, tolerance):
     scale = float(c)
     if abs(decay) > 1e-6 and abs(decay) * np.abs(start).max() > 1e-4:
         return 'update-rule', (
-            f'{decay:.4g} w is added to the gradient: a weight decay, though update was asked for '
-            'lr dE/dw alone. A penalty is for calls that ask for it.'), scale
+            f'update adds {decay:.4g} w to the gradient, a weight decay that nobody asked for: '
+            'w <- w - lr dE/dw, and other terms only where an argument asks for them.'), scale
     table = np.column_stack(gradients[:2])
     if np.linalg.matrix_rank(table) < 2:
         return None

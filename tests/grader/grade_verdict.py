@@ -48,8 +48,7 @@ def settle(answers):
     if 'loss.gradient' not in tasks and whole is None:
         demote_factors_of_both(tasks)
     drop_follow_ups(answers)
-    if any(line['mistake'] == 'not-finished' or 'There is nothing yet' in line['message']
-           for line in answers):
+    if any(line['mistake'] == 'not-finished' or line.get('missing') for line in answers):
         for line in answers:
             if line['state'] == 'unfollowed':
                 demote(line, None, 'It waits for what is not finished.')
@@ -96,6 +95,10 @@ PARTNERS = {'loss.gradient': ('dense.weight_grad', 'update'), 'update': ('loss.g
 
 def cancels(answers, line):
     """True if the factor of this gradient or step and that of a partner give 1."""
+    if line['task'] == 'dense.bias_grad' and not any(
+            other['task'] == 'dense.weight_grad' and other.get('scale') and cancels(answers, other)
+            for other in answers):
+        return False
     partners = [other['scale'] for other in answers if other.get('scale') is not None
                 and other['task'] in PARTNERS.get(line['task'], ())]
     return any(abs(line['scale'] * scale - 1) < 1e-2 for scale in partners)

@@ -370,8 +370,11 @@ def ask_train(hand_in):
 
 def ask_network(check, hand_in):
     """A question to the network as a whole."""
-    if not hand_in.trouble:
-        check(hand_in.driver, hand_in.report)
+    try:
+        if not hand_in.trouble:
+            check(hand_in.driver, hand_in.report)
+    except Unfollowed:
+        pass      # ask_update says that there is no update
 
 
 ASK = {'layers': ask_layers, 'activations': ask_activations, 'loss': ask_loss,
