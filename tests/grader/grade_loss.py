@@ -248,100 +248,98 @@ def check_softmax(probe, report, predict, expected, logits):
 
 def check_loss_value(probe, report, loss, mean, logits, labels, soft):
     """Returns loss / (mean cross-entropy), or None if the loss is another function."""
-    rows, classes = logits.shape
     if loss is None:
         report('loss', probe.name, 'not-finished', 'No loss is returned.')
         return None
+    loss = np.asarray(loss, np.float64).ravel()
     if loss.size > 1:
-        total = np.asarray(loss, np.float64).sum()
         report('loss', probe.name, 'loss-is-an-array', (
             f'Got {loss.size} numbers, expected one, {mean:.4g}: E = -1/N sum_n,k t_nk ln y_nk is '
             'summed over the classes and averaged over the rows.'))
-        return total / mean if soft and mistakes.close(total / rows, mean, 1e-3) else None
-    value = float(np.asarray(loss).ravel()[0])
-    if mistakes.close(value, mean, 2e-3):
+        known = soft and mistakes.close(loss.sum() / len(labels), mean, 1e-3)
+        return loss.sum() / mean if known else None
+    if mistakes.close(loss, mean, 2e-3):
         report('loss', probe.name)
         return 1.0
+    slug, sentence, ratio = name_loss(probe, loss[0], mean, logits, labels, soft)
+    report('loss', probe.name, slug, sentence, state=None if slug else 'note')
+    return ratio
+
+
+def name_loss(probe, value, mean, logits, labels, soft):
+    """(slug or None, sentence, value / mean or None) of a loss that is not the `mean`."""
+    rows, classes = logits.shape
+    found = mistakes.likely(value, mean, mistakes.loss_suspects(mean, rows, classes), 2e-3)
+    numbers = f' Got {value:.4g}, expected {mean:.4g}.'
     if not soft:
-        found = mistakes.likely(value, mean, mistakes.loss_suspects(mean, rows, classes), 2e-3)
-        if found:
-            report('loss', probe.name, found[0],
-                   f'{found[1]} Got {value:.4g}, expected {mean:.4g}.')
-        else:
-            report('loss', probe.name, state='note', message='Not compared: softmax comes first.')
-        return None
+        slug, sentence = found or (None, 'Not compared: softmax comes first.')
+        return slug, sentence + numbers, None
     twice = probe.ask(np.vstack([logits, logits]), np.append(labels, labels), gradient=False)
     twice = float(np.asarray(twice['loss']).ravel()[0])
+    doubles = abs(twice / value - 2) < 1e-3
     divisor = rows * mean / value
-    if abs(twice / value - 2) < 1e-3 and min(abs(divisor - 1), abs(divisor - classes)) > 1e-2 and (
-            abs(divisor - round(divisor)) < 1e-2):
-        report('loss', probe.name, 'one-batch-size', (
+    if doubles and abs(divisor - round(divisor)) < 1e-2 and round(divisor) not in (1, classes):
+        return 'one-batch-size', (
             f'The sum over the rows is divided by {divisor:.0f} for any number of rows: E = -1/N '
-            f'sum_n,k t_nk ln y_nk with the N of the batch. Got {value:.4g}, expected {mean:.4g}.'))
-        return value / mean
-    found = mistakes.likely(value, mean, mistakes.loss_suspects(mean, rows, classes), 2e-3)
-    if found is None and abs(twice / value - 2) < 1e-3:
-        found = ('loss-not-the-mean', 'It doubles when each row comes twice, so it is a sum over '
-                 'the rows: E is the mean over the N rows.')
-        report('loss', probe.name, found[0], f'{found[1]} Got {twice:.4g}, expected {value:.4g}.')
-        return None
+            'sum_n,k t_nk ln y_nk with the N of the batch.' + numbers), value / mean
     if found:
-        report('loss', probe.name, found[0], f'{found[1]} Got {value:.4g}, expected {mean:.4g}.')
-        return value / mean
-    report('loss', probe.name, state='note', message=(
-        'The loss is not the mean cross-entropy E = -1/N sum_n,k t_nk ln y_nk, '
-        f'{mean:.4g} here, but {value:.4g}: its gradient is checked by differences.'))
-    return None
+        return found[0], found[1] + numbers, value / mean
+    if doubles:
+        return 'loss-not-the-mean', (
+            'It doubles when each row comes twice, so it is a sum over the rows: E is the mean over '
+            f'the N rows. Got {twice:.4g}, expected {value:.4g}.'), None
+    return None, ('The loss is not the mean cross-entropy E = -1/N sum_n,k t_nk ln y_nk, so its '
+                  'gradient is checked by differences.' + numbers), None
 
 
 def check_loss_gradient(probe, report, answer, logits, labels, ratio):
     """Compare the gradient with the derivative of the returned loss."""
     rows, classes = logits.shape
-    got = answer['gradient']
-    target = one_hot(labels, classes).astype(np.float64)
-    predict, _ = softmax(logits)
-    mean_gradient = (predict - target) / rows
-    if got is None:
-        if answer.get('returned'):
-            report('loss.gradient', probe.name, 'loss-gradient-other-function', (
-                f'backward returns {answer["returned"]}, expected dE/da_nk, an array of the shape '
-                'of the logits.'))
-            return
-        report('loss.gradient', probe.name, 'not-finished', answer.get('unfinished') or (
-            'backward returns no gradient of the size of the logits yet.'))
+    if answer['gradient'] is None:
+        tell_no_gradient(report, probe.name, answer)
         return
-    got = np.asarray(got, np.float64)
+    got = np.asarray(answer['gradient'], np.float64)
     tolerance = max(2e-4, tolerance_of(answer['gradient']))
-    if ratio is not None:
-        numeric = ratio * mean_gradient
-        if mistakes.close(got, numeric, tolerance) or mistakes.close(got, mean_gradient, tolerance):
-            report('loss.gradient', probe.name)
-            return
-        if abs(ratio - 1) > 1e-2 and mistakes.close(got, rows * mean_gradient, tolerance):
-            numeric = mean_gradient
-    else:
-        numeric = loss_derivative(probe, logits, labels)
-        own = answer['predict']
-        if own is not None and mistakes.close(got, (own - target) / rows, tolerance) and (
-                mistakes.likely(own, predict, mistakes.softmax_suspects(logits))):
-            report('loss.gradient', probe.name, state='note', message='It follows from softmax.')
-            return
-        got, predict, target = got[:1], predict[:1], target[:1]
-        if mistakes.close(got, numeric, 1e-3):
-            report('loss.gradient', probe.name)
-            return
-        tolerance = 1e-3
-    if ratio is not None and mistakes.close(got[:1], loss_derivative(probe, logits, labels), 1e-3):
-        report('loss.gradient', probe.name)      # e.g. ln(y + 1e-5)
+    predict, target = softmax(logits)[0], one_hot(labels, classes).astype(np.float64)
+    exact = (predict - target) / rows
+    if ratio is not None and (mistakes.close(got, ratio * exact, tolerance)
+                              or mistakes.close(got, exact, tolerance)):
+        report('loss.gradient', probe.name)
         return
-    suspects = mistakes.loss_gradient_suspects(predict, target, numeric, rows)
+    derivative = loss_derivative(probe, logits, labels)
+    if mistakes.close(got[:1], derivative, 1e-3):
+        report('loss.gradient', probe.name)
+        return
+    own = answer['predict']
+    if ratio is not None:
+        lacks = abs(ratio - 1) > 1e-2 and mistakes.close(got, rows * exact, tolerance)
+        numeric = exact if lacks else ratio * exact
+    elif own is not None and mistakes.close(got, (own - target) / rows, tolerance) and (
+            mistakes.likely(own, predict, mistakes.softmax_suspects(logits))):
+        report('loss.gradient', probe.name, state='note', message='It follows from softmax.')
+        return
+    else:
+        numeric, tolerance = derivative, 1e-3
+        got, predict, target = got[:1], predict[:1], target[:1]
     scale = mistakes.factor(got, numeric, tolerance)
     if scale is not None and fixed_divisor(probe, got, scale, rows, classes):
         report('loss.gradient', probe.name, 'one-batch-size', (
             f'It is divided by {rows / scale:.0f} for any number of rows, not by N. '
             + mistakes.told(got, numeric)), scale=scale)
         return
-    compare(report, 'loss.gradient', probe.name, got, numeric, suspects, tolerance)
+    compare(report, 'loss.gradient', probe.name, got, numeric,
+            mistakes.loss_gradient_suspects(predict, target, numeric, rows), tolerance)
+
+
+def tell_no_gradient(report, name, answer):
+    """backward returns nothing, or something else."""
+    if answer.get('returned'):
+        report('loss.gradient', name, 'loss-gradient-other-function', (
+            f'backward returns {answer["returned"]}, expected dE/da_nk, an array of the shape of '
+            'the logits.'))
+    else:
+        report('loss.gradient', name, 'not-finished', answer.get('unfinished') or (
+            'backward returns no gradient of the size of the logits yet.'))
 
 
 def fixed_divisor(probe, got, scale, rows, classes):
