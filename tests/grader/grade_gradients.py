@@ -77,15 +77,18 @@ def widen(net, parameters):
             find.put(net, parameter.path, array.astype(np.float64))
 
 
-def derivative(driver, net, batch, array, index, step):
-    """dE/dw of one element by central differences."""
-    value = array.flat[index]
-    array.flat[index] = value + step
-    above = energy(driver, net, *batch)
-    array.flat[index] = value - step
-    below = energy(driver, net, *batch)
-    array.flat[index] = value
-    return (above - below) / (2 * step)
+def derivatives(driver, net, batch, array, indices, step):
+    """dE/dw of some elements by central differences."""
+    found = []
+    for index in indices:
+        value = array.flat[index]
+        array.flat[index] = value + step
+        above = energy(driver, net, *batch)
+        array.flat[index] = value - step
+        below = energy(driver, net, *batch)
+        array.flat[index] = value
+        found.append((above - below) / (2 * step))
+    return np.array(found)
 
 
 def check_backward_moves_nothing(driver, parameters, report):
@@ -133,32 +136,29 @@ def check_gradients(driver, parameters, report, seconds=2.5):
                message='Not compared: a forward takes too long.')
         return
     wrong = []
-    asked = 0
-    for parameter in parameters:
-        if parameter.path not in got:
-            continue
+    asked = [parameter for parameter in parameters if parameter.path in got
+             and got[parameter.path].size == find.get(net, parameter.path).size]
+    for parameter in asked:
         array = find.get(net, parameter.path)
-        gradient = got[parameter.path]
-        if gradient.size != array.size:
-            continue
-        size = np.abs(gradient).ravel()
-        random = np.random.RandomState(17).randint(0, array.size, each)
-        each = min(each, array.size)
-        chosen = np.unique(np.append(np.argpartition(-size, each - 1)[:each], random))
-        analytic = gradient.ravel()[chosen]
-        numeric = np.array([derivative(driver, net, batch, array, index, step)
-                            for index in chosen])
-        asked += 1
+        chosen = choose(got[parameter.path], each)
+        analytic = got[parameter.path].ravel()[chosen]
+        numeric = derivatives(driver, net, batch, array, chosen, step)
         if mistakes.close(analytic, numeric, tolerance) or np.abs(analytic - numeric).max() < floor:
             continue
-        finer = np.array([derivative(driver, net, batch, array, index, step / 50)
-                          for index in chosen])
+        finer = derivatives(driver, net, batch, array, chosen, step / 50)
         numeric = np.where(abs(finer - analytic) < abs(numeric - analytic), finer, numeric)
         if not mistakes.close(analytic, numeric, 2 * tolerance):      # no kink of ReLU is near
             wrong.append((parameter, analytic, numeric))
-    tell_gradients(report, driver, wrong, asked)
+    tell_gradients(report, driver, wrong, len(asked))
     if asked and not wrong:
         check_fresh(driver, parameters, report)
+
+
+def choose(gradient, each):
+    """Indices of the largest elements of a gradient, and of some others."""
+    count = min(each, gradient.size)
+    largest = np.argpartition(-np.abs(gradient).ravel(), count - 1)[:count]
+    return np.unique(np.append(largest, np.random.RandomState(17).randint(0, gradient.size, each)))
 
 
 def check_fresh(driver, parameters, report):

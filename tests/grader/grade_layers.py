@@ -213,11 +213,19 @@ def check_dense(part, report):
     tolerance = tolerance_of(output)
     if part.absorbed and not mistakes.close(output, x @ weight, tolerance):
         x = x[:, [-1] + list(range(part.inputs))]      # the bias is the first row, not the last
+    scale = compare_forward(part, report, x, output, weight, bias, inputs, tolerance)
+    if not np.array_equal(given, kept):
+        report('unchanged', part.name, 'changes-input', (
+            f'{part.name}.forward overwrites its input, which still belongs to the layer before.'))
+    check_dense_backward(part, layer, scale * x, weight, scale, report)
+
+
+def compare_forward(part, report, x, output, weight, bias, inputs, tolerance):
+    """Compare the output with x w + w_0. Returns the factor on x, mostly 1."""
     scale = input_factor(output - bias, x @ weight, tolerance)
     if scale != 1:
         report('dense.forward', part.name, state='note', message=(
             f'The input is multiplied by {scale:.4g}: a_j = sum_i w_ji x_i + w_j0 has no factor.'))
-        x = scale * x
     elif any(mistakes.close(output, h(x @ weight + bias), tolerance) for h in INSIDE):
         if not np.isfinite(part.forward(part.make(), 1e9 * inputs)).all():
             report('loss.large', part.name, 'softmax-overflow', OVERFLOW)
@@ -226,10 +234,7 @@ def check_dense(part, report):
     else:
         compare(report, 'dense.forward', part.name, output, x @ weight + bias,
                 mistakes.affine_suspects(x, weight, bias), tolerance)
-    if not np.array_equal(given, kept):
-        report('unchanged', part.name, 'changes-input', (
-            f'{part.name}.forward overwrites its input, which still belongs to the layer before.'))
-    check_dense_backward(part, layer, x, weight, scale, report)
+    return scale
 
 
 def input_factor(output, product, tolerance):
@@ -270,6 +275,21 @@ def check_dense_backward(part, layer, x, weight, scale, report):
             'w - lr dE/dw belongs to update, after all gradients are known. '
             + mistakes.told(after[part.weight], before[part.weight])))
         return
+    if check_weight_gradient(part, layer, before, result, x, delta, weight, finished, report):
+        check_bias_gradient(part, layer, before, numbers_before, result, delta, finished, report)
+    weight = scale * weight
+    if part.absorbed:
+        column = int(x[0, -1] != 1)
+        x, weight = (x[:, 1:], weight[1:]) if column else (x[:, :-1], weight[:-1])
+    got = input_gradient(part, result, exact=delta @ weight.T)
+    compare(report, 'dense.input_grad', part.name, got, delta @ weight.T,
+            mistakes.input_grad_suspects(x, delta, weight), tolerance, finished)
+
+
+def check_weight_gradient(part, layer, before, result, x, delta, weight, finished, report):
+    """Find weight_grad and compare it. False if there is one for each row."""
+    after = find.arrays(layer)
+    tolerance = tolerance_of(after[part.weight])
     exact = x.T @ delta
     found = part.weight_grad = weight_gradient(part, before, after, result, exact)
     got = found if found is None else find_value(layer, result, found)
@@ -279,19 +299,11 @@ def check_dense_backward(part, layer, x, weight, scale, report):
             got.sum(axis=0), exact, tolerance):
         report('dense.weight_grad', part.name, state='note',
                message='One gradient for each row is kept, for update to sum.')
-    else:
-        suspects = list(mistakes.weight_grad_suspects(x, delta, weight))
-        suspects += mistakes.penalty_suspects(got, exact, weight, tolerance)
-        compare(report, 'dense.weight_grad', part.name, got, exact, suspects, tolerance, finished)
-        check_bias_gradient(part, layer, before, numbers_before, result, delta, finished,
-                            report)
-    weight = scale * weight
-    if part.absorbed:
-        column = int(x[0, -1] != 1)
-        x, weight = (x[:, 1:], weight[1:]) if column else (x[:, :-1], weight[:-1])
-    got = input_gradient(part, result, exact=delta @ weight.T)
-    compare(report, 'dense.input_grad', part.name, got, delta @ weight.T,
-            mistakes.input_grad_suspects(x, delta, weight), tolerance, finished)
+        return False
+    suspects = list(mistakes.weight_grad_suspects(x, delta, weight))
+    suspects += mistakes.penalty_suspects(got, exact, weight, tolerance)
+    compare(report, 'dense.weight_grad', part.name, got, exact, suspects, tolerance, finished)
+    return True
 
 
 def scalars(layer):
