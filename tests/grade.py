@@ -9,8 +9,16 @@ FOLDER holds layer.py and network.py in the handout's form, or only layer.py. It
 --train also runs the handout's loop on data/train.csv, for minutes. --json FILE writes
 [{"folder", "right", "complete", "findings": [{"task", "mistake", "message"}]}].
 
-The files run in a process of their own, with limits of time and memory. This is no sandbox: grade
-only files that you would also run yourself.
+How it works. Nothing goes by names: grader/find_parts.py imports the two files and finds classes,
+arrays and methods by what they do. Each part is asked its questions with random numbers: layers,
+activations and losses alone (grade_layers.py, grade_activations.py, grade_loss.py), then inside
+the network (grade_inside.py), then the network as a whole (grade_gradients.py, grade_update.py,
+grade_learning.py), which grade_driver.py calls in whatever form it has. A wrong array is compared
+with the arrays that known mistakes would give (mistakes.py): the one that fits is the answer. Last,
+grade_verdict.py looks at all answers: two factors that cancel are a note, not a fault.
+
+The files run in a process of their own (grade_worker.py), with limits of time and memory. This is
+no sandbox: grade only files that you would also run yourself.
 
 Exit code: 0 all folders are right, 1 not all, 2 wrong usage.
 """
@@ -253,7 +261,8 @@ def parse(arguments):
     parser.add_argument('--train', action='store_true',
                         help='also run the handout\'s loop on data/train.csv, for minutes')
     parser.add_argument('--json', metavar='FILE', help='write the findings to a file')
-    parser.add_argument('--start', metavar='FOLDER', help='write both files with blanks into a new folder')
+    parser.add_argument('--start', metavar='FOLDER',
+                        help='write both files with blanks into a new folder')
     options = parser.parse_args(arguments)
     if bool(options.start) == bool(options.folders):
         parser.error('give one or more folders, or --start and a new folder')

@@ -138,7 +138,7 @@ class Driver(object):
                     update = find.method(value, find.UPDATE)
                     break
         if update is None:
-            raise Unfollowed(f'{self.name} has no method update(lr): write one that takes the step.')
+            raise Unfollowed(f'{self.name} has no method update(lr): write one, for the step.')
         known = dict(self.known, lr=lr, training=True)
         update(*find.arguments(update, known, (), (lr,)))
 

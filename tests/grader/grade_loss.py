@@ -286,8 +286,8 @@ def name_loss(probe, value, mean, logits, labels, soft):
         return found[0], found[1] + numbers, value / mean
     if doubles:
         return 'loss-not-the-mean', (
-            'It doubles when each row comes twice, so it is a sum over the rows: E is the mean over '
-            f'the N rows. Got {twice:.4g}, expected {value:.4g}.'), None
+            'It doubles when each row comes twice, so it is a sum over the rows: E is the mean '
+            f'over the N rows. Got {twice:.4g}, expected {value:.4g}.'), None
     return None, ('The loss is not the mean cross-entropy E = -1/N sum_n,k t_nk ln y_nk, so its '
                   'gradient is checked by differences.' + numbers), None
 

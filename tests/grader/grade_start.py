@@ -113,7 +113,7 @@ from layer import *
 
 class Network(object):
     def __init__(self):
-        self.fc1 = FullyConnected(28 * 28, 60)
+        self.fc1 = FullyConnected(784, 60)
         self.act1 = ReLU()
         self.fc2 = FullyConnected(60, 47)
         self.loss = SoftmaxWithLoss()

@@ -174,8 +174,8 @@ def ask_activations(hand_in):
 def ask_activation(hand_in, name, cls):
     """One class, if it is an activation."""
     named = re.search(ACTIVATION_NAME, name.lower())
-    wants_name = any(must and find.meaning(part) == 'name' for part, must in find.parameters(cls)[0])
-    for kind in ('relu', 'ReLU', 'Relu', 'RELU', 'sigmoid') if wants_name else ('relu',):
+    wanted = [find.meaning(part) for part, must in find.parameters(cls)[0] if must]
+    for kind in ('relu', 'ReLU', 'Relu', 'RELU', 'sigmoid') if 'name' in wanted else ('relu',):
         part = Activation(name, functools.partial(make_activation, cls, kind))
         answers = Collected()
         error = None
