@@ -103,7 +103,7 @@ class SoftmaxWithLoss(_Layer):
     def forward(self, input, target):
         """Logits (N, K), labels (N,) or one-hot (N, K) -> predict (N, K) and the mean loss."""
         target = target_rows(target, input.shape).astype(input.dtype)
-        if (target < 0).any() or (abs(target.sum(axis=1) - 1) > 1e-4).any():
+        if not (target >= 0).all() or not (abs(target.sum(axis=1) - 1) < 1e-4).all():
             raise ValueError('expected targets that sum to 1 in each row, such as one-hot rows')
         self.target = (1 - self.label_smoothing) * target + self.label_smoothing / input.shape[1]
         self.predicted, log_predicted = softmax(input)
