@@ -25,7 +25,7 @@ class _Layer(object):
     decayed_names = ()        # those of them that weight decay shrinks
     state_names = ()          # arrays that are saved, but not trained by SGD
     training = True           # False in evaluation mode, see Network.train
-    needs_input_grad = True   # False: no layer before this one is trained, so backward may skip it
+    needs_input_grad = True   # False: no layer before this one is trained: backward may return None
 
     def forward(self, input):
         """Return the output for a batch `input` (N, ...)."""
@@ -67,10 +67,10 @@ class FullyConnected(_Layer):
 
     def backward(self, output_grad):
         """(N, M) -> (N, D). output_grad is the handout's delta."""
-        self.weight_grad = self.input.T @ output_grad               # dE/dw_ji = sum_n x_i delta_j
-        self.bias_grad = output_grad.sum(axis=0, keepdims=True)     # dE/dw_j0 = sum_n delta_j
+        self.weight_grad = self.input.T @ output_grad               # dE/dw_ji = sum_n x_ni delta_nj
+        self.bias_grad = output_grad.sum(axis=0, keepdims=True)     # dE/dw_j0 = sum_n delta_nj
         if self.needs_input_grad:
-            return output_grad @ self.weight.T                      # dE/dx_i = sum_j w_ji delta_j
+            return output_grad @ self.weight.T                      # dE/dx_ni = sum_j w_ji delta_nj
 
 
 class ReLU(_Layer):
@@ -103,7 +103,7 @@ class SoftmaxWithLoss(_Layer):
     def forward(self, input, target):
         """Logits (N, K), labels (N,) or one-hot (N, K) -> predict (N, K) and the mean loss."""
         target = target_rows(target, input.shape).astype(input.dtype)
-        if (target < 0).any() or (abs(target.sum(axis=1) - 1) > 1e-4).any():
+        if not (target >= 0).all() or not (abs(target.sum(axis=1) - 1) < 1e-4).all():
             raise ValueError('expected targets that sum to 1 in each row, such as one-hot rows')
         self.target = (1 - self.label_smoothing) * target + self.label_smoothing / input.shape[1]
         self.predicted, log_predicted = softmax(input)
@@ -123,7 +123,7 @@ class SoftmaxWithLoss(_Layer):
 def softmax(logits):
     """Logits (N, K) -> y (N, K) and ln y (N, K), with y_k = exp(a_k) / sum_j exp(a_j).
 
-    y is the same for a - max a, which cannot overflow. ln y comes from a: a small y rounds to 0.
+    y is the same for a - max a, which cannot overflow. ln y is computed from a: y may round to 0.
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponential = np.exp(shifted)
@@ -132,7 +132,7 @@ def softmax(logits):
 
 
 def target_rows(target, shape):
-    """Labels (N,) -> one-hot rows of that shape, (N, K). Rows stay. Else ValueError."""
+    """Labels (N,) -> one-hot rows of that shape, (N, K). Rows are returned. Else ValueError."""
     rows = np.asarray(target)
     right = True
     if rows.ndim == 1:
@@ -218,18 +218,18 @@ class PixelScaling(_Layer):
     """Integer pixels 0..255 -> float32 (pixel / 255 - mean) / std. Floats pass unchanged."""
 
     def __init__(self, mean=0.0, std=1.0):
-        self.mean = mean
-        self.std = std
+        self.mean = float(mean)
+        self.std = float(std)
 
     def forward(self, input):
         """(N, ...) integers or floats -> (N, ...) floats. ValueError for pixels out of range."""
         least, greatest = input.min(initial=0), input.max(initial=0)
         if input.dtype.kind not in 'iu':
             if greatest > 20:
-                raise ValueError(f'got floats up to {greatest:g}: divide pixels by 255')
+                raise ValueError(f'got floats up to {greatest:g}: divide pixels 0..255 by 255')
             return input
         if least < 0 or greatest > 255 or greatest == 1:
-            raise ValueError(f'got integers {least}..{greatest}, expected 0 to 255 or floats')
+            raise ValueError(f'got integers {least}..{greatest}, expected pixels up to 255')
         scaled = input.astype(np.float32) / 255
         return (scaled - self.mean) / self.std
 
@@ -285,9 +285,9 @@ class Dropout(_Layer):
 class BatchNorm(_Layer):
     """y = weight * xhat + bias with xhat = (x - mean) / sqrt(var + eps), for each feature.
 
-    mean and var are those of the batch in training, and running means of them in evaluation:
-    running = (1 - momentum) * running + momentum * batch. Features are the last axis: in images
-    (N, H, W, C) every pixel counts as a row. weight, bias and running_* are (1, D).
+    mean and var are those of the batch in training, and running means of them (var: unbiased) in
+    evaluation: running = (1 - momentum) * running + momentum * batch. Features are the last axis:
+    in images (N, H, W, C) every pixel counts as a row. weight, bias and running_* are (1, D).
     Ioffe, Szegedy 2015 (arXiv:1502.03167), algorithm 1 and section 3.
     """
 

@@ -23,7 +23,7 @@ class Network(object):
     """A sequential network: layers in a row, and a loss at the end.
 
     Network() is the lab's network, 784-512-256-47 with ReLU. Network([layer, ...], loss) takes any
-    layers, for rows of input_shape. `net.layers[2] = Sigmoid()` exchanges one.
+    layers, for inputs (N,) + input_shape. `net.layers[2] = Sigmoid()` exchanges one.
     """
 
     def __init__(self, layers=None, loss=None, rng=None, input_shape=None):
@@ -72,7 +72,7 @@ class Network(object):
             check_parameters(layer)
         for _, layer, attribute in self.parameters():
             weight = getattr(layer, attribute)
-            grad = getattr(layer, attribute + '_grad')
+            grad = getattr(layer, attribute + '_grad').reshape(weight.shape)
             if weight_decay and attribute in layer.decayed_names:
                 grad = grad + weight_decay * weight                 # g <- g + lambda w
             step = grad
@@ -90,7 +90,7 @@ class Network(object):
                 yield f'{index}.{type(layer).__name__}.{attribute}', layer, attribute
 
     def train(self, mode=True):
-        """Set training mode, or with False evaluation mode, where a row is predicted by itself."""
+        """Set training mode, or with False evaluation mode, where no row depends on the others."""
         for layer in self.layers:
             layer.training = mode
 
@@ -156,7 +156,7 @@ class Network(object):
     def labelled(self, data, label):
         """Rows, and labels or one-hot rows -> rows and labels (N,) as arrays. Else ValueError."""
         one_hot = target_rows(label, (len(data),) + self.shapes()[-1])
-        if (one_hot.max(axis=1) != 1).any():
+        if (one_hot.max(axis=1) != 1).any() or (one_hot.sum(axis=1) != 1).any():
             raise ValueError('expected labels or one-hot rows')
         return np.asarray(data), one_hot.argmax(axis=1)
 
@@ -170,7 +170,7 @@ class Network(object):
             verbose=True, **settings):
         """Train, keep the weights of the best epoch, and return the history: see Training.
 
-        Two calls of 3 epochs are not one of 6: history, momentum and schedule start again.
+        Two calls of 3 epochs are not one of 6: history, momentum, schedule and best start again.
         on_epoch(record) and on_batch(part of the epoch) are called after an epoch and a batch.
         """
         training = Training(self, train, validation, epochs, batch_size, lr, **settings)
@@ -298,7 +298,7 @@ class Training(object):
         for name, array in weights.items():
             check_finite(f'epoch {epoch}, after the last batch: {name}', array)
         self.net.set_arrays(self.average or weights)
-        validated = self.validation and self.net.evaluate(*self.validation)._asdict()
+        validated = self.net.evaluate(*self.validation)._asdict() if self.validation else None
         if self.is_best(validated):
             self.best = copy.deepcopy(self.net.arrays())
         self.net.set_arrays(weights)
@@ -366,7 +366,7 @@ Score = collections.namedtuple('Score', 'loss accuracy balanced_accuracy')
 
 
 def score(predicted, label, loss=float('nan')):
-    """Predicted, true labels (N,) -> Score: this loss, % right, and the mean of % over classes."""
+    """Predicted, true labels (N,) -> Score: the loss, the % right, its mean over the classes."""
     hit = predicted == label
     rows = np.bincount(label)
     hits = np.bincount(label, weights=hit)
@@ -385,7 +385,7 @@ def batches(order, batch_size):
 def split_rows(count, validation_count, seed):
     """Shuffle 0..count-1 and cut it in two -> (training rows, validation rows)."""
     order = np.random.default_rng(seed).permutation(count)
-    return order[:count - validation_count], order[count - validation_count:]
+    return np.split(order, [max(0, count - validation_count)])
 
 
 def one_cycle(done):
@@ -406,7 +406,7 @@ def correct_class_prior(predict, label):
 
 
 def even_class_counts(predict, steps=50):
-    """Probabilities (N, K) of a whole test -> (N, K) float64, if each class has N / K of the rows.
+    """Probabilities (N, K) of a whole test -> (N, K) float64, so that each class has N / K of it.
 
     A factor for each class makes the sums of all classes equal (Sinkhorn, Knopp 1967). Label
     smoothing makes probabilities too even, so they are squared first.
@@ -434,7 +434,7 @@ def character_network(rng=None, stages=((32,), (96, 96), (192, 192)), hidden=256
                       augment=1.5, Conv2d=Conv2d, Network=Network):
     """A convolutional network for rows of 784 pixels. The default is the leaderboard's.
 
-    `stages`: output channels of the convolutions; MaxPool2d ends each. augment=0: no Augment.
+    `stages`: channels of the convolutions, MaxPool2d after the last of each. augment=0: none.
     """
     rng = rng or np.random.default_rng(0)
     layers = [PixelScaling()]
@@ -465,7 +465,7 @@ CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Bal
 
 
 def read_csv(path, columns):
-    """Read a CSV file of integers 0..255 without a header line: (N, columns) uint8. ValueError."""
+    """Read a CSV file of integers 0..255, no header: (N, columns) uint8. Else ValueError."""
     parts = []
     try:
         for table in pd.read_csv(path, header=None, dtype=np.int64, chunksize=10000):

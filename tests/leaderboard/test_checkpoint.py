@@ -211,7 +211,7 @@ OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4})
           ('batch_size', {'batch_size': 13}), ('momentum', {'momentum': 0.8}),
           ('weight_decay', {'weight_decay': 0}), ('nesterov', {'nesterov': False}),
           ('ema_decay', {'ema_decay': 0.8}), ('schedule', {'schedule': None}),
-          ('schedule', {'schedule': functools.partial(one_cycle, warm_up=0.3)}),
+          ('schedule', {'schedule': lambda done: done}),
           ('training data', {'train': make_images(47, 1)}),
           ('training data', {'train': make_images(48, 3)}),
           ('training data', {'train': other_label()}),
@@ -333,10 +333,8 @@ def failing(code):
 
 
 @pytest.mark.parametrize('fault, code', [
-    ('replace', errno.EIO), ('fsync', errno.ENOSPC), ('open', errno.EROFS),
-    ('full', errno.ENOSPC), (0, errno.EFBIG), (1000, errno.EFBIG)])
-def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, saved, monkeypatch, request, fault,
-                                                      code):
+    ('replace', errno.EIO), ('fsync', errno.ENOSPC), ('open', errno.EROFS), ('full', errno.ENOSPC)])
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, saved, monkeypatch, fault, code):
     path = tmp_path / 'file.npz'
     path.write_bytes(saved)
     training = make_training(make_net())
@@ -347,11 +345,6 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, saved, monkeypat
         if not os.path.exists('/dev/full'):
             pytest.skip('needs the device that is always full')
         os.symlink('/dev/full', f'{path}.{os.getpid()}.part')      # where the file is written
-    elif isinstance(fault, int):
-        resource = pytest.importorskip('resource')      # a file may not grow further
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fault, limits[1]))
     else:
         owner = checkpoint if fault == 'open' else os
         monkeypatch.setattr(owner, fault, failing(code), raising=False)
