@@ -161,7 +161,8 @@ def go_on(lines, stopped, settings):
         return []
     settings['questions'] = [name for name in settings['questions']
                              if name not in done and name != step]
-    return [answer(step, f'The question "{step}" {stopped}.')]
+    slow = stopped.startswith('takes') and step in ('rows', 'step', 'twenty')
+    return [answer(step, f'The question "{step}" {stopped}.', state='note' if slow else None)]
 
 
 def answer(task, message, state=None):
