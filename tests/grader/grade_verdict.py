@@ -42,6 +42,8 @@ def settle(answers):
             demote(line, 'scale-moved', 'But the factors cancel: the whole is right.')
         elif whole == 'right' and (line['task'] == 'dense.input_grad' or line.get('inside')):
             demote(line, None, 'But the gradients of the whole network are right.')
+        elif whole == 'right' and 'A multiple of the weights is added' in line['message']:
+            demote(line, None, 'But this loss holds it: the gradients of the network are right.')
         elif line['task'] == 'activation.backward':
             settle_activation(answers, line)
     check_bias_beside(answers, tasks)

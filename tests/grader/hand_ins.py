@@ -327,6 +327,11 @@ FORMS = {
         for layer in self.layers[::-1]:
             grad = layer.backward(grad)
 ''')],
+    'a penalty in loss and gradient': [
+        (L, 'T @ output_grad', 'T @ output_grad + 0.01 * self.weight'),
+        (N, 'return self.loss.forward(self.fc2.forward(h1), target)',
+         'predict, loss = self.loss.forward(self.fc2.forward(h1), target)\n        return predict, '
+         'loss + 0.005 * sum(np.sum(fc.weight ** 2) for fc in (self.fc1, self.fc2))')],
     'another package': [(N, 'from layer import', 'from lab1.code.layer import')],
     'model.py': [(N, 'from layer import', 'from .layer import')],
     'dropout': [(N, 'self.act1 = ReLU()', 'self.act1 = ReLU()\n        self.p = 0.5'),
