@@ -4,10 +4,11 @@ A layer has many outputs y, but a derivative needs one number E. So the check dr
 r and takes E = sum(r * y), for which dE/dy = r. A loss returns its own E. Every element w of the
 input and of each parameter moves up and down by a small step h, and by 2h:
 
-    dE/dw = (8 (E(w + h) - E(w - h)) - (E(w + 2h) - E(w - 2h))) / 12h + O(h^4)
+    dE/dw = (8 (E(w + h) - E(w - h)) - (E(w + 2h) - E(w - 2h))) / (12 h) + O(h^4)
 
 The second difference removes the h^2 term of the first, which is large where E bends much, as in
-batch norm of almost equal rows. The differences are taken before the sum, which rounds less.
+batch norm of almost equal rows. The differences are taken before
+the sum: this rounds less.
 
     check_gradients(FullyConnected(3, 2), np.random.randn(4, 3))                  # says nothing
     check_gradients(SoftmaxWithLoss(), np.random.randn(2, 3), np.array([0, 2]))   # with targets
@@ -19,16 +20,16 @@ import numpy as np
 import mistakes
 from network import check_parameters
 
-STEP = 1e-5           # h: a smaller h gains less in the formula than it loses in the rounding of E
+STEP = 1e-5           # h: with a smaller one, the rounding of E adds a larger error
 TOLERANCE = 1e-6      # the greatest relative error that passes
 
 
 def check_gradients(layer, input, target=None, seed=0):
     """Compare the gradients of a layer, or of a loss with its `target`, with central differences.
 
-    `input` holds any numbers (N, ...). The check adds 0.1 to 0.2 to each of them, because ReLU has
-    no derivative at 0, and MaxPool2d has none where two pixels are equal. It works on a float64
-    copy of the layer. A layer with random numbers draws the same ones in every forward.
+    `input` holds any numbers (N, ...). The check adds 0.1 to 0.2 to each of them, because many
+    numbers are 0 or equal, where ReLU and MaxPool2d have no derivative. It works on a float64 copy
+    of the layer. A layer with random numbers draws the same ones in every forward.
 
     AssertionError, naming layer, array and index, if a gradient is wrong, or if the layer changes
     one of its arguments. ValueError if `parameter_names` does not list a parameter.
@@ -64,7 +65,8 @@ def check_gradients(layer, input, target=None, seed=0):
         analytic[name] = copy.deepcopy(getattr(layer, f'{name}_grad', None))
         arrays[name] = getattr(layer, name)
     for name, array in arrays.items():
-        compare(f'{layer!r}: {name}_grad', analytic[name], numeric_gradient(energy, array))
+        compare(f'{layer!r}: {name}_grad', analytic[name], numeric_gradient(energy, array),
+                rows=len(input))
 
 
 def check_network(net, input, target, seed=0):
@@ -87,7 +89,8 @@ def check_network(net, input, target, seed=0):
     net.backward()
     for name, layer, attribute in net.parameters():
         got = getattr(layer, f'{attribute}_grad')
-        compare(f'{name}_grad', got, numeric_gradient(energy, getattr(layer, attribute)))
+        numeric = numeric_gradient(energy, getattr(layer, attribute))
+        compare(f'{name}_grad', got, numeric, rows=len(input))
 
 
 def in_float64(layer):
@@ -139,7 +142,7 @@ def check_unchanged(layer, arrays, before):
                                  f'({changed} of {array.size} elements): work on a copy')
 
 
-def compare(name, got, expected, tolerance=TOLERANCE):
+def compare(name, got, expected, tolerance=TOLERANCE, rows=None):
     """AssertionError, naming the worst element, unless two arrays agree in shape and in numbers.
 
     The message ends with the likely mistake, if one fits.
@@ -151,7 +154,7 @@ def compare(name, got, expected, tolerance=TOLERANCE):
     if got is None or np.shape(got) != np.shape(expected):
         found = 'None' if got is None else f'the shape {np.shape(got)}'
         raise AssertionError(f'{name}: got {found}, expected the shape {np.shape(expected)}. '
-                             f'{mistakes.hint(got, expected)}'.rstrip())
+                             f'{mistakes.hint(got, expected, rows)}'.rstrip())
     got = np.asarray(got)
     expected = np.asarray(expected)
     if expected.size == 0:
@@ -169,4 +172,4 @@ def compare(name, got, expected, tolerance=TOLERANCE):
         raise AssertionError(f'{name}{place}: got {got[worst]:.10g}, expected '
                              f'{expected[worst]:.10g}, relative error {error[worst]:.1e} '
                              f'({wrong} of {error.size} elements wrong). '
-                             f'{mistakes.hint(got, expected)}'.rstrip())
+                             f'{mistakes.hint(got, expected, rows)}'.rstrip())
