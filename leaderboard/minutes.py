@@ -135,7 +135,7 @@ def measure(size, series, rows, repeats):
         work = functools.partial(run_part, training, series.train, series.validation)
         sides.append(benchmark.Side(name, work, 1))
     with benchmark.blas_threads(benchmark.CORES):
-        return benchmark.compare(size, size, sides, rows, repeats, PYTORCH)
+        return benchmark.compare(size, size, sides, rows, repeats)
 
 
 # The figure ---------------------------------------------------------------------------------------

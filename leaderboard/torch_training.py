@@ -154,14 +154,8 @@ class TorchTraining(Training):
         torch.manual_seed(1000 * self.seed + epoch)
         if self.net.augment:
             self.net.augment.rng = np.random.default_rng([self.seed, epoch])
-        pixels, label = map(torch.from_numpy, self.train)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(pixels))
-        self.net.model.train()
-        done = 0
-        for rows in batches(order, self.batch_size):
-            done_in_all = (len(self.history) + done / len(order)) / self.epochs
-            self.step(pixels[rows], label[rows], self.lr * self.schedule(done_in_all))
-            done += len(rows)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train[0]))
+        self.train_rows(order, None)
         if not self.ema_decay:
             self.move_average(1)
         predicted = self.average.predict(self.validation[0]).argmax(axis=1)
@@ -170,8 +164,23 @@ class TorchTraining(Training):
             self.best = copy.deepcopy(self.average)
         self.history.append({'validation': validated})
 
+    def train_rows(self, order, on_batch):
+        """Take a step for each batch of rows in `order`. `on_batch` is not used."""
+        pixels, label = self.tensors(self.train)
+        self.net.model.train()
+        done = 0
+        for rows in batches(order, self.batch_size):
+            done_in_all = (len(self.history) + done / len(order)) / self.epochs
+            self.step(pixels[rows], label[rows], self.lr * self.schedule(done_in_all))
+            done += len(rows)
+
+    @staticmethod
+    def tensors(pair):
+        """Arrays (pixels, labels) -> tensors in the same memory."""
+        return [torch.from_numpy(array) for array in pair]
+
     def step(self, pixels, label, rate):
-        """One step of SGD, and of the moving average."""
+        """One step of SGD, and of the moving average -> the loss before it, a tensor."""
         for group in self.optimizer.param_groups:
             group['lr'] = rate
         images = self.net.images(pixels, self.net.augment)
@@ -182,6 +191,7 @@ class TorchTraining(Training):
         self.steps += 1
         if self.ema_decay:
             self.move_average(1 - min(self.ema_decay, self.steps / (self.steps + 10)))
+        return loss.detach()
 
     def move_average(self, share):
         """Move the average of the weights towards the present ones by this share of the way."""

@@ -211,7 +211,7 @@ OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4})
           ('batch_size', {'batch_size': 13}), ('momentum', {'momentum': 0.8}),
           ('weight_decay', {'weight_decay': 0}), ('nesterov', {'nesterov': False}),
           ('ema_decay', {'ema_decay': 0.8}), ('schedule', {'schedule': None}),
-          ('schedule', {'schedule': functools.partial(one_cycle, warm_up=0.3)}),
+          ('schedule', {'schedule': lambda done: one_cycle(done) / 2}),
           ('training data', {'train': make_images(47, 1)}),
           ('training data', {'train': make_images(48, 3)}),
           ('training data', {'train': other_label()}),
