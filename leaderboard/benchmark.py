@@ -18,7 +18,6 @@ times of one turn. A side whose package is missing is left out.
 """
 import argparse
 import collections
-import contextlib
 import importlib
 import os
 import platform
@@ -36,7 +35,7 @@ import fast_conv2d                                                              
 from layer import (BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,         # noqa: E402
                    MaxPool2d, PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
 from network import Network, Training, character_network, read_train            # noqa: E402
-from parallel import ParallelNetwork, blas_controller                           # noqa: E402
+from parallel import ParallelNetwork, blas_kernels, blas_threads                # noqa: E402
 from torch_training import TorchTraining                                        # noqa: E402
 
 CORES = os.cpu_count() or 1
@@ -112,26 +111,14 @@ def optional(name):
         return None
 
 
-def blas_threads(count):
-    """A context in which NumPy's BLAS has so many threads, if threadpoolctl is installed."""
-    controller = blas_controller()
-    if controller is None:
-        return contextlib.ExitStack()
-    return controller.limit(limits=count, user_api='blas')
-
-
 def about():
     """Two lines that say to what the numbers belong."""
-    controller = blas_controller()
-    found = controller.info() if controller else []
-    libraries = [each for each in found if each['user_api'] == 'blas']
-    kernels = libraries[0].get('architecture', 'unknown') if libraries else 'unknown'
     versions = [f'Python {platform.python_version()}', f'NumPy {np.__version__}']
     for name, title in (('torch', 'PyTorch'), ('sklearn', 'scikit-learn')):
         module = optional(name)
         versions.append(f'{title} {module.__version__ if module else "missing"}')
     return [', '.join(versions),
-            f"{CORES} cores, {processor()}. Kernels of NumPy's BLAS: {kernels}"]
+            f"{CORES} cores, {processor()}. Kernels of NumPy's BLAS: {blas_kernels()}"]
 
 
 def processor():

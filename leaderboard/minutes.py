@@ -16,6 +16,7 @@ measures.
 """
 import argparse
 import functools
+import itertools
 import os
 import sys
 
@@ -31,9 +32,9 @@ import torch_training                                                           
 from checkpoint import replacing                                                # noqa: E402
 from fast_conv2d import Conv2d                                                  # noqa: E402
 from network import (CHARACTER_TRAINING, Network, Training, character_network,  # noqa: E402
-                     correct_class_prior, read_train, score, split_rows)
-from parallel import ParallelNetwork                                            # noqa: E402
-from train import COPIES, NETWORKS, TRAININGS                                   # noqa: E402
+                     read_train, score, split_rows)
+from parallel import ParallelNetwork, blas_threads                                            # noqa: E402
+from train import NETWORKS, TRAININGS, predict_ways                             # noqa: E402
 
 COLUMNS = ['size', 'side', 'seed', 'epochs', 'balanced', 'corrected', 'augmented']
 OURS, PYTORCH = SIDES = ('ours', 'PyTorch')
@@ -89,13 +90,11 @@ class Series(object):
     def accuracies(self, net):
         """The columns of balanced accuracy, in percent, of a Network or a TorchNetwork."""
         pixels, label = self.validation
-        plain = net.predict(pixels)
-        copies = net.predict_augmented(pixels, COPIES)
-        found = {'balanced': plain, 'corrected': correct_class_prior(plain, self.train[1]),
-                 'augmented': correct_class_prior(copies, self.train[1])}
-        for name, predict in found.items():
-            found[name] = round(score(predict.argmax(axis=1), label).balanced_accuracy, 3)
-        return found
+        ways = predict_ways(net, pixels, self.train[1])
+        found = {name: round(score(ways[name].argmax(axis=1), label).balanced_accuracy, 3)
+                 for name in ways}
+        found['balanced'] = found.pop('plain')
+        return dict({'augmented': found['corrected']}, **found)
 
 
 def read_rows(path):
@@ -134,7 +133,7 @@ def measure(size, series, rows, repeats):
         training.epochs = repeats + 1      # with the turn before the timing
         work = functools.partial(run_part, training, series.train, series.validation)
         sides.append(benchmark.Side(name, work, 1))
-    with benchmark.blas_threads(benchmark.CORES):
+    with blas_threads(benchmark.CORES):
         return benchmark.compare(size, size, sides, rows, repeats)
 
 
@@ -211,25 +210,14 @@ def read_options(arguments):
     return options
 
 
-def train_all(options, series):
-    """Train what the file of results does not hold. PyTorch, if it is missing, is left out."""
-    for seed in options.seeds:
-        for size in options.only:
-            for side in options.sides:
-                if side == OURS or torch_training.torch:
-                    series.run(size, side, seed)
-
-
 def time_all(options, series):
     """Measure an epoch of each size, and write the table of seconds."""
     path = options.start + '-seconds.csv'
     rows = []
-    wanted = {TIMED_AS.get(size, size) for size in options.only}
-    sizes = [size for size in SIZES if size in wanted]
+    sizes = {TIMED_AS.get(size, size): None for size in options.only}
     if os.path.exists(path):      # the sizes that are not measured now keep their rows
         table = pd.read_csv(path, comment='#')
-        kept = table[~table.part.isin(sizes)]
-        rows = list(kept.itertuples(index=False))
+        rows = list(table[~table.part.isin(sizes)].itertuples(index=False))
         if rows:
             refuse_other_machine(path)
     for size in sizes:
@@ -259,10 +247,13 @@ def main(arguments=None):
         draw(table, options.start + '.png')
         return
     series = Series(options.results, *read_train(os.path.join(options.data, 'train.csv')))
-    if options.command == 'train':
-        train_all(options, series)
-    else:
+    if options.command == 'time':
         time_all(options, series)
+        return
+    runs = itertools.product(options.seeds, options.only, options.sides)
+    for seed, size, side in runs:
+        if side == OURS or torch_training.torch:      # PyTorch, if it is missing, is left out
+            series.run(size, side, seed)
 
 
 if __name__ == '__main__':

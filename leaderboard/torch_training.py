@@ -36,10 +36,8 @@ def torch_model(net):
     for each, output_shape in zip(net.layers, net.shapes()):
         if type(each) not in (PixelScaling, Augment):      # these two are not part of the model
             modules.append(torch_layer(each, shape, image_shape))
-        if type(each) is Flatten:
-            image_shape = shape
-        elif type(each) is FullyConnected:
-            image_shape = None
+        if type(each) in (Flatten, FullyConnected):
+            image_shape = shape if type(each) is Flatten else None
         shape = output_shape
     return nn.Sequential(*modules)
 
@@ -49,16 +47,12 @@ def torch_layer(each, shape, image_shape):
 
     `image_shape` (H, W, C) is that of the images which were flattened just before.
     """
-    if type(each) is ReLU:
-        return nn.ReLU(inplace=True)
-    if type(each) is MaxPool2d:
-        return nn.MaxPool2d(2, ceil_mode=True)
-    if type(each) is Dropout:
-        return nn.Dropout(each.p)
-    if type(each) is Flatten:
-        return nn.Flatten()
-    if type(each) is Reshape:
-        return nn.Unflatten(1, (each.shape[2],) + each.shape[:2])
+    simple = {ReLU: lambda: nn.ReLU(inplace=True), Flatten: nn.Flatten,
+              MaxPool2d: lambda: nn.MaxPool2d(2, ceil_mode=True),
+              Dropout: lambda: nn.Dropout(each.p),
+              Reshape: lambda: nn.Unflatten(1, (each.shape[2],) + each.shape[:2])}
+    if type(each) in simple:
+        return simple[type(each)]()
     if type(each) is BatchNorm:
         kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
         module = kind(each.features, eps=each.eps, momentum=each.momentum)
@@ -86,10 +80,9 @@ class TorchNetwork(object):
 
     def __init__(self, net):
         self.model = torch_model(net).to(memory_format=torch.channels_last)
-        self.augment = None
-        for each in net.layers:
-            if isinstance(each, Augment):
-                self.augment = each
+        self.layers = net.layers
+        augments = [each for each in net.layers if isinstance(each, Augment)]
+        self.augment = augments[0] if augments else None
 
     def images(self, pixels, augment=None):
         """Rows of pixels 0..255 -> scaled rows (N, 784). An Augment draws where they are read."""
@@ -201,14 +194,8 @@ class TorchTraining(Training):
 
 def make_optimizer(model, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
     """torch.optim.SGD. As in ours, only the weights of convolutions and linear layers decay."""
-    decayed = []
-    others = []
-    for module in model:
-        for name, parameter in module.named_parameters():
-            if name == 'weight' and isinstance(module, (nn.Conv2d, nn.Linear)):
-                decayed.append(parameter)
-            else:
-                others.append(parameter)
+    decayed = [each.weight for each in model if isinstance(each, (nn.Conv2d, nn.Linear))]
+    others = [each for each in model.parameters() if not any(each is other for other in decayed)]
     groups = [{'params': decayed, 'weight_decay': weight_decay}, {'params': others}]
     return torch.optim.SGD(groups, lr, momentum, nesterov=nesterov)
 

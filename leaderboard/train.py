@@ -22,10 +22,11 @@ from check import refuse_misplaced      # noqa: E402
 from checkpoint import Checkpoint, replacing, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
+from layer import Augment      # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Training,      # noqa: E402
                      character_network, correct_class_prior, epoch_line, even_class_counts,
                      read_csv, read_train, score, split_rows, write_submission)
-from parallel import ParallelNetwork, blas_controller      # noqa: E402
+from parallel import ParallelNetwork, blas_kernels      # noqa: E402
 
 COPIES = 8      # of each row, for test-time augmentation
 PAUSE = 0.5     # seconds between two displays of the progress within an epoch
@@ -69,12 +70,10 @@ class Progress(object):
 
     def on_batch(self, done):
         """`done` is the part of the epoch that is done, 0..1."""
-        now = time.time()
-        if not self.terminal or now - self.shown < PAUSE:
-            return
-        epoch = len(self.checkpoint.training.history) + 1
-        say(f'\rEpoch:{epoch:3}, {100 * done:3.0f} % done', end='')
-        self.shown = now
+        if self.terminal and time.time() - self.shown >= PAUSE:
+            epoch = len(self.checkpoint.training.history) + 1
+            say(f'\rEpoch:{epoch:3}, {100 * done:3.0f} % done', end='')
+            self.shown = time.time()
 
     def on_epoch(self, record):
         """`record` is the epoch's entry in the history."""
@@ -84,17 +83,17 @@ class Progress(object):
         say(f'{start}{epoch_line(record)} |{left:4.0f} min left')
 
 
-def describe_blas():
-    """One line on the library that multiplies NumPy's matrices. Speed and rounding depend on it."""
-    controller = blas_controller()
-    if controller is None:
-        return 'BLAS: not known without threadpoolctl'
-    libraries = controller.select(user_api='blas').info()
-    if not libraries:
-        return 'BLAS: not known to threadpoolctl'
-    blas = libraries[0]
-    return (f'BLAS: {blas["internal_api"]} {blas["version"]} with the kernels '
-            f'{blas.get("architecture", "not known")}, {os.cpu_count()} cores')
+def predict_ways(net, data, train_label):
+    """-> {way of prediction: probabilities (N, 47)} of a network for rows (N, 784).
+
+    'augmented' is the mean over augmented copies, then corrected; only for a network with Augment.
+    """
+    ways = {'plain': net.predict(data)}
+    ways['corrected'] = correct_class_prior(ways['plain'], train_label)
+    if any(isinstance(layer, Augment) for layer in net.layers):
+        augmented = net.predict_augmented(data, COPIES)
+        ways['augmented'] = correct_class_prior(augmented, train_label)
+    return ways
 
 
 # The command --------------------------------------------------------------------------------------
@@ -239,7 +238,7 @@ def run(options):
     pixels, label, test = read_data(options.data)
     test_label = read_test_labels(options.data, len(test))
     training = make_training(options, pixels, label)
-    say(f'{training.net!r}\n{describe_blas()}')
+    say(f'{training.net!r}\nBLAS: {blas_kernels()}, {os.cpu_count()} cores')
 
     checkpoint = Checkpoint(options.checkpoint, training)
     checkpoint.load()

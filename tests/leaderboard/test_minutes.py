@@ -9,6 +9,7 @@ import benchmark
 import minutes
 import network
 import torch_training
+import train
 from workshop import lab_rows, write_table
 
 ROWS = 120
@@ -52,7 +53,7 @@ def test_one_training_by_each_side(data):
     training = minutes.make_training('small', 'ours', 3, (pixels[chosen], label[chosen]),
                                      (pixels[kept], label[kept]))
     training.run(verbose=False)
-    copies = training.net.predict_augmented(pixels[kept], minutes.COPIES)
+    copies = training.net.predict_augmented(pixels[kept], train.COPIES)
     predicted = network.correct_class_prior(copies, label[chosen]).argmax(axis=1)
     expected = network.score(predicted, label[kept]).balanced_accuracy
     assert rows[0]['augmented'] == pytest.approx(expected, abs=0.006)
