@@ -36,7 +36,7 @@ from layer import (BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,         
                    MaxPool2d, PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
 from network import Network, Training, character_network, read_train            # noqa: E402
 from parallel import ParallelNetwork, blas_kernels, blas_threads                # noqa: E402
-from torch_training import TorchTraining                                        # noqa: E402
+from torch_training import TorchNetwork                                         # noqa: E402
 
 CORES = os.cpu_count() or 1
 EPOCH = 92000                # the lab's 100,000 training rows without 8,000 for validation
@@ -144,15 +144,11 @@ def load_rows(count):
 
 # The sides ----------------------------------------------------------------------------------------
 
-def make_training(kind, net, rows, batch):
-    """A Training, or a TorchTraining, of the rows (pixels, labels) without validation."""
-    return kind(net, rows, None, 1, batch, LEARNING_RATE, momentum=MOMENTUM)
-
-
-def epochs_of(training):
-    """A function(rows) that trains an epoch of so many rows in a new order."""
+def epochs_of(net, rows, batch):
+    """A function(count) that trains an epoch of so many of the rows in a new order."""
+    training = Training(net, rows, None, 1, batch, LEARNING_RATE, momentum=MOMENTUM)
     rng = np.random.default_rng(0)
-    return lambda rows: training.train_rows(rng.permutation(rows), None)
+    return lambda count: training.train_rows(rng.permutation(count), None)
 
 
 def check_same_loss(net, theirs, pixels, label):
@@ -161,13 +157,13 @@ def check_same_loss(net, theirs, pixels, label):
     A ParallelNetwork takes one part here: PyTorch's BatchNorm sees the whole batch.
     """
     net.parts = 1
-    theirs.net.model.train()
-    torch_pixels, torch_label = theirs.tensors((pixels, label))
     for step in range(3):
-        our_loss = net.forward(pixels, label)[1]
-        net.backward()
-        net.update(LEARNING_RATE, momentum=MOMENTUM)
-        loss = theirs.step(torch_pixels, torch_label, theirs.lr).item()
+        losses = []
+        for each in (net, theirs):
+            losses.append(each.forward(pixels, label)[1])
+            each.backward()
+            each.update(LEARNING_RATE, momentum=MOMENTUM)
+        our_loss, loss = losses
         if not abs(our_loss - loss) <= 1e-3 * abs(loss):
             raise SystemExit(f'the benchmark stops: after {step} steps our loss is {our_loss:.6f} '
                              f"and PyTorch's is {loss:.6f}, so they do not do the same work\n"
@@ -223,22 +219,19 @@ def measure(name, rows, repeats):
     pixels, label = load_rows(rows)
     plain, fast = make_networks(name)
     # The plain convolution takes long, so it gets few rows
-    training = make_training(Training, plain, (pixels, label), batch)
-    sides = [Side('ours', epochs_of(training), 0.1 if fast else 1)]
+    sides = [Side('ours', epochs_of(plain, (pixels, label), batch), 0.1 if fast else 1)]
     best = sides[0].name
     if fast:
         best = 'ours, fast'
-        training = make_training(Training, fast, (pixels, label), batch)
-        sides.append(Side(best, epochs_of(training), 1))
+        sides.append(Side(best, epochs_of(fast, (pixels, label), batch), 1))
     predictions = [Side(best, lambda rows: (fast or plain).predict(pixels[:rows]), 1)]
     if optional('torch'):
         for net in make_networks(name):
             if net is not None:
-                theirs = make_training(TorchTraining, net, (pixels, label), batch)
-                check_same_loss(net, theirs, pixels[:batch], label[:batch])
-        theirs = make_training(TorchTraining, plain, (pixels, label), batch)
-        sides.append(Side('PyTorch', epochs_of(theirs), 1))
-        predictions.append(Side('PyTorch', lambda rows: theirs.net.predict(pixels[:rows]), 1))
+                check_same_loss(net, TorchNetwork(net), pixels[:batch], label[:batch])
+        theirs = TorchNetwork(make_networks(name)[0])
+        sides.append(Side('PyTorch', epochs_of(theirs, (pixels, label), batch), 1))
+        predictions.append(Side('PyTorch', lambda rows: theirs.predict(pixels[:rows]), 1))
     if optional('sklearn') and not fast:
         sides.append(Side('scikit-learn', sklearn_training(plain, pixels, label, batch), 1))
     return (compare(name, f'{name}, batch {batch}', sides, rows, repeats)

@@ -60,8 +60,10 @@ def make_network(size, seed):
 def make_training(size, side, seed, train, validation):
     """The training of that size, by our framework or by PyTorch."""
     settings = dict(CHARACTER_TRAINING, seed=seed, **SETTINGS[size])
-    kind = Training if side == OURS else torch_training.TorchTraining
-    return kind(make_network(size, seed), train, validation, **settings)
+    net = make_network(size, seed)
+    if side == PYTORCH:
+        net = torch_training.TorchNetwork(net)
+    return Training(net, train, validation, **settings)
 
 
 class Series(object):

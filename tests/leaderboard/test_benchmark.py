@@ -81,23 +81,21 @@ def test_the_same_work_is_compared(name):
     plain, fast = benchmark.make_networks(name)
     net = fast or plain
     check_equal(net.arrays(), plain.arrays())
-    theirs = benchmark.make_training(torch_training.TorchTraining, net, (pixels, label), 32)
-    benchmark.check_same_loss(net, theirs, pixels, label)
+    benchmark.check_same_loss(net, torch_training.TorchNetwork(net), pixels, label)
 
 
 @pytest.mark.parametrize('step, change', [
     (1, {'lr': 0.02}), (2, {'momentum': 0.0}), (1, {'maximize': True}), (0, None)], ids=repr)
-def test_other_work_is_refused(step, change):
+def test_other_work_is_refused(step, change, monkeypatch):
     """Other steps, or weights in another order behind Flatten."""
-    pytest.importorskip('torch')
+    torch = pytest.importorskip('torch')
     net = benchmark.make_networks('784-60-47' if change else 'cnn')[0]
-    rows = benchmark.load_rows(32)
-    theirs = benchmark.make_training(torch_training.TorchTraining, net, rows, 32)
+    theirs = torch_training.TorchNetwork(net)
     if change:
-        theirs.lr = change.get('lr', theirs.lr)      # a step sets it anew
-        for group in theirs.optimizer.param_groups:
-            group.update(change)
+        settings = dict({'lr': benchmark.LEARNING_RATE, 'momentum': benchmark.MOMENTUM}, **change)
+        theirs.optimizer = torch.optim.SGD(theirs.model.parameters(), **settings)
+        monkeypatch.setattr(theirs, 'update', lambda lr, momentum: theirs.optimizer.step())
     else:
         net.layers[15].weight[...] = net.layers[15].weight[::-1].copy()
     with pytest.raises(SystemExit, match=f'after {step} steps our loss'):
-        benchmark.check_same_loss(net, theirs, *rows)
+        benchmark.check_same_loss(net, theirs, *benchmark.load_rows(32))
