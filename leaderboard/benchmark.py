@@ -11,13 +11,14 @@ The sides get the same network, weights and rows:
     PyTorch         eager mode on the CPU with all cores, images channels-last
     scikit-learn    MLPClassifier.partial_fit, for the networks that it knows
 
-An epoch takes uint8 rows in a new random order, scales them, and makes a step of SGD with momentum
+An epoch takes random uint8 rows in a new order, scales them, and makes a step of SGD with momentum
 for each batch. Before the timing, the first three losses of ours and of PyTorch must be equal.
 The sides take turns, so that a slow moment of the machine meets all of them. A ratio is of two
 times of one turn. A side whose package is missing is left out.
 """
 import argparse
 import collections
+import contextlib
 import importlib
 import os
 import platform
@@ -28,13 +29,13 @@ import numpy as np
 import pandas as pd
 
 HOME = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(HOME)
-sys.path[:0] = [ROOT]
+sys.path[:0] = [os.path.dirname(HOME)]
 
 import fast_conv2d                                                              # noqa: E402
+from checkpoint import write_csv                                                # noqa: E402
 from layer import (BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,         # noqa: E402
                    MaxPool2d, PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
-from network import Network, Training, character_network, read_train            # noqa: E402
+from network import Network, Training, character_network                        # noqa: E402
 from parallel import ParallelNetwork, blas_kernels, blas_threads                # noqa: E402
 from torch_training import TorchNetwork                                         # noqa: E402
 
@@ -123,21 +124,15 @@ def about():
 
 def processor():
     """The name of the processor, as far as the system tells it."""
-    try:
-        with open('/proc/cpuinfo') as file:
-            names = [line.split(':')[1].strip() for line in file if line.startswith('model name')]
-    except OSError:
-        names = []
-    return names[0] if names else platform.machine()
+    with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
+        for line in file:
+            if line.startswith('model name'):
+                return line.split(':')[1].strip()
+    return platform.machine()
 
 
-def load_rows(count):
-    """The first rows of data/train.csv, else random ones: (N, 784) uint8 and labels (N,)."""
-    path = os.path.join(ROOT, 'data', 'train.csv')
-    if os.path.exists(path):
-        pixels, label = read_train(path)
-        if len(pixels) >= count:
-            return np.ascontiguousarray(pixels[:count]), label[:count].astype(np.int64)
+def random_rows(count):
+    """Random rows, which take as long as others: pixels (N, 784) uint8 and labels (N,)."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (count, 784), dtype=np.uint8), rng.integers(0, 47, count)
 
@@ -216,7 +211,7 @@ def spread(numbers):
 def measure(name, rows, repeats):
     """An epoch of a network, then prediction, beside the others -> Rows."""
     batch = 100 if name in MLPS else 128
-    pixels, label = load_rows(rows)
+    pixels, label = random_rows(rows)
     plain, fast = make_networks(name)
     # The plain convolution takes long, so it gets few rows
     sides = [Side('ours', epochs_of(plain, (pixels, label), batch), 0.1 if fast else 1)]
@@ -246,15 +241,6 @@ def table_line(row):
     if row.ratio is not None:
         line += f'   ratio {row.ratio:5.2f} ({row.ratio_least:.2f} to {row.ratio_greatest:.2f})'
     return line
-
-
-def write_csv(path, lines, rows):
-    """The rows as CSV, below `lines` as comments."""
-    with open(path, 'w') as file:
-        for line in lines:
-            file.write(f'# {line}\n')
-        table = pd.DataFrame(rows, columns=Row._fields)
-        table.to_csv(file, index=False, float_format='%.6g')
 
 
 def draw(start):
@@ -301,7 +287,7 @@ def main(arguments=None):
     if output is None and not options.only:      # a part does not take the place of the whole
         output = os.path.join(HOME, 'benchmark')
     if output:
-        write_csv(output + '.csv', lines, rows)
+        write_csv(output + '.csv', pd.DataFrame(rows, columns=Row._fields), lines)
         draw(output)
 
 

@@ -29,7 +29,7 @@ sys.path[:0] = [ROOT, HOME]
 
 import benchmark                                                                # noqa: E402
 import torch_training                                                           # noqa: E402
-from checkpoint import replacing                                                # noqa: E402
+from checkpoint import write_csv                                                # noqa: E402
 from fast_conv2d import Conv2d                                                  # noqa: E402
 from network import (CHARACTER_TRAINING, Network, Training, character_network,  # noqa: E402
                      read_train, score, split_rows)
@@ -87,7 +87,7 @@ class Series(object):
         row.update(self.accuracies(training.net))
         self.rows.append(row)
         print(', '.join(f'{name} {row[name]}' for name in COLUMNS), flush=True)
-        write_table(self.path, pd.DataFrame(self.rows, columns=COLUMNS))
+        write_csv(self.path, pd.DataFrame(self.rows, columns=COLUMNS))
 
     def accuracies(self, net):
         """The columns of balanced accuracy, in percent, of a Network or a TorchNetwork."""
@@ -108,13 +108,6 @@ def read_rows(path):
         raise ValueError(f'{path} has the columns {", ".join(table.columns)}, expected '
                          f'{", ".join(COLUMNS)}: give another file as --results')
     return table.to_dict('records')
-
-
-def write_table(path, table):
-    """Write a table as a CSV file, whole or not at all."""
-    text = table.to_csv(index=False, float_format='%.6g').replace('\r\n', '\n')
-    with replacing(path) as file:
-        file.write(text.encode('ascii'))
 
 
 # The time of an epoch -----------------------------------------------------------------------------
@@ -226,7 +219,7 @@ def time_all(options, series):
         for row in measure(size, series, options.rows, options.repeats):
             rows.append(row)
             print(benchmark.table_line(row), flush=True)
-    benchmark.write_csv(path, benchmark.about(), rows)
+    write_csv(path, pd.DataFrame(rows, columns=benchmark.Row._fields), benchmark.about())
 
 
 def refuse_other_machine(path):

@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'data')]
 
 from check import refuse_misplaced      # noqa: E402
-from checkpoint import Checkpoint, replacing, write_npz      # noqa: E402
+from checkpoint import Checkpoint, write_csv, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
 from layer import Augment      # noqa: E402
@@ -121,10 +121,8 @@ def read_options(arguments):
     parser.add_argument('--submission', default='DLAD-test-predict.csv', metavar='FILE',
                         help='default: %(default)s')
     options = parser.parse_args(arguments)
-    if options.epochs is not None and options.epochs < 1:
-        parser.error(f'--epochs is {options.epochs}, expected 1 or more')
-    if options.validation < 0 or options.seed < 0:
-        parser.error('--validation and --seed must be 0 or more')
+    if options.epochs == 0 or min(options.epochs or 1, options.validation, options.seed) < 0:
+        parser.error('--epochs must be 1 or more, --validation and --seed 0 or more')
     options.curve = os.path.splitext(options.weights)[0] + '.csv'
     return options
 
@@ -171,7 +169,7 @@ def read_test_labels(folder, rows):
 def rename_stand_in(options):
     """If the data is the stand-in, rename the submission. -> a sentence that says so, or ''."""
     paths = [os.path.join(options.data, name) for name in ('train.csv', 'test.csv')]
-    if not is_stand_in(paths[0]) and not is_stand_in(paths[1]):
+    if not any(map(is_stand_in, paths)):
         return ''
     folder, name = os.path.split(options.submission)
     if name == 'DLAD-test-predict.csv':
@@ -216,10 +214,7 @@ def save_weights(net, path):
 def write_curve(path, history):
     """Write the history as a CSV file, one line an epoch."""
     table = pd.json_normalize(history, sep='_')
-    table = table.dropna(axis=1, how='all').round(4)    # without validation its column is empty
-    text = table.to_csv(index=False)
-    with replacing(path) as file:
-        file.write(text.replace('\r\n', '\n').encode('ascii'))
+    write_csv(path, table.dropna(axis=1, how='all').round(4))    # one is empty without validation
 
 
 def accuracies(predicted, label):

@@ -14,7 +14,7 @@ from small_networks import check_equal
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
     """Few rows, one thread, no data, and a folder of its own for what is written by default."""
-    for name, value in (('CORES', 1), ('HOME', str(tmp_path)), ('ROOT', str(tmp_path))):
+    for name, value in (('CORES', 1), ('HOME', str(tmp_path))):
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(torch_training.os, 'cpu_count', lambda: 1)
 
@@ -77,7 +77,7 @@ def test_ratio_is_the_median_of_the_turns_and_each_side_gets_its_share_of_the_ro
 @pytest.mark.parametrize('name', [*benchmark.MLPS, *benchmark.CNNS])
 def test_the_same_work_is_compared(name):
     pytest.importorskip('torch')
-    pixels, label = benchmark.load_rows(32)
+    pixels, label = benchmark.random_rows(32)
     plain, fast = benchmark.make_networks(name)
     net = fast or plain
     check_equal(net.arrays(), plain.arrays())
@@ -98,4 +98,4 @@ def test_other_work_is_refused(step, change, monkeypatch):
     else:
         net.layers[15].weight[...] = net.layers[15].weight[::-1].copy()
     with pytest.raises(SystemExit, match=f'after {step} steps our loss'):
-        benchmark.check_same_loss(net, theirs, *benchmark.load_rows(32))
+        benchmark.check_same_loss(net, theirs, *benchmark.random_rows(32))
