@@ -215,9 +215,8 @@ def measure(name, rows, repeats):
     plain, fast = make_networks(name)
     # The plain convolution takes long, so it gets few rows
     sides = [Side('ours', epochs_of(plain, (pixels, label), batch), 0.1 if fast else 1)]
-    best = sides[0].name
+    best = 'ours, fast' if fast else 'ours'
     if fast:
-        best = 'ours, fast'
         sides.append(Side(best, epochs_of(fast, (pixels, label), batch), 1))
     predictions = [Side(best, lambda rows: (fast or plain).predict(pixels[:rows]), 1)]
     if optional('torch'):
@@ -283,9 +282,8 @@ def main(arguments=None):
             for row in measure(name, options.rows, options.repeats):
                 rows.append(row)
                 print(table_line(row), flush=True)
-    output = options.output
-    if output is None and not options.only:      # a part does not take the place of the whole
-        output = os.path.join(HOME, 'benchmark')
+    # A part does not take the place of the whole
+    output = options.output or (not options.only and os.path.join(HOME, 'benchmark'))
     if output:
         write_csv(output + '.csv', pd.DataFrame(rows, columns=Row._fields), lines)
         draw(output)

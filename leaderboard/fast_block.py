@@ -57,6 +57,7 @@ class Block(_Layer):
         self.norm = [layer for layer in layers if type(layer) is BatchNorm][0]
         self.pool_first = type(layers[1]) is MaxPool2d
         self.pool_last = type(layers[-1]) is MaxPool2d
+        self.pools = self.pool_first or self.pool_last
         self.weight = self.conv.weight
 
     def forward(self, input):
@@ -134,12 +135,11 @@ class Block(_Layer):
         shift = norm.bias - scale * norm.running_mean
         kernel = self.conv.weight if self.pool_first else self.conv.weight * scale
         height, width, rows, _ = images.shape
-        if self.pool_first or self.pool_last:
-            height = (height + 1) // 2
-            width = (width + 1) // 2
+        if self.pools:
+            height, width = (height + 1) // 2, (width + 1) // 2
         output = np.empty((height, width, rows, norm.features), images.dtype)
         for part, sums in fast_conv2d.correlate_parts(images, kernel):
-            if self.pool_first or self.pool_last:
+            if self.pools:
                 sums, _ = pool(sums, find_winners=False)
             if self.pool_first:
                 change(sums, np.multiply, scale)

@@ -140,16 +140,15 @@ def summary(results, seconds):
     An accuracy is `augmented` where the network has Augment, else the same as `corrected`.
     """
     lines = []
-    for size in SIZES:
-        for side in SIDES:
-            runs = results[(results['size'] == size) & (results.side == side)]
-            timed = seconds[(seconds.part == TIMED_AS.get(size, size)) & (seconds.side == side)]
-            if len(runs) and len(timed):
-                minutes = timed.seconds.iloc[0] * runs.epochs.iloc[0] / 60
-                lines.append({'size': size, 'side': side, 'epochs': runs.epochs.iloc[0],
-                              'minutes': minutes, 'seeds': len(runs),
-                              'mean': runs.augmented.mean(), 'least': runs.augmented.min(),
-                              'greatest': runs.augmented.max()})
+    for size, side in itertools.product(SIZES, SIDES):
+        runs = results[(results['size'] == size) & (results.side == side)]
+        timed = seconds[(seconds.part == TIMED_AS.get(size, size)) & (seconds.side == side)]
+        if len(runs) and len(timed):
+            epochs = runs.epochs.iloc[0]
+            lines.append({'size': size, 'side': side, 'epochs': epochs,
+                          'minutes': timed.seconds.iloc[0] * epochs / 60, 'seeds': len(runs),
+                          'mean': runs.augmented.mean(), 'least': runs.augmented.min(),
+                          'greatest': runs.augmented.max()})
     return pd.DataFrame(lines)
 
 
@@ -227,9 +226,8 @@ def refuse_other_machine(path):
     with open(path) as file:
         found = [line[2:].rstrip() for line in file if line.startswith('# ')]
     if found != benchmark.about():
-        raise ValueError(f'{path} is of another machine or of other versions '
-                         f'({" / ".join(found)}): measure all sizes, or give another file as '
-                         '--results')
+        raise ValueError(f'{path} is of another machine or of other versions: measure all sizes, '
+                         'or give another file as --results')
 
 
 def main(arguments=None):

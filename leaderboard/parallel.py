@@ -170,10 +170,7 @@ def forward_part(replica, input, target, rows):
 
 @functools.lru_cache(maxsize=1)
 def thread_pool(process, count):
-    """The threads that all parallel networks of this process share.
-
-    `process` is its number: a forked child has none of its parent's threads and makes its own.
-    """
+    """The threads that all networks share. A forked child is another process: it makes its own."""
     return concurrent.futures.ThreadPoolExecutor(count)
 
 

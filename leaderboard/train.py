@@ -187,11 +187,9 @@ def make_training(options, pixels, label):
                          f'{len(pixels)} rows to train on')
     if options.validation:
         chosen, kept = split_rows(len(pixels), options.validation, 0)
-        train = (pixels[chosen], label[chosen])
-        validation = (pixels[kept], label[kept])
-    rng = np.random.default_rng(options.seed)
-    net = character_network(rng, Conv2d=Conv2d, Network=ParallelNetwork,
-                            **NETWORKS[options.network])
+        train, validation = (pixels[chosen], label[chosen]), (pixels[kept], label[kept])
+    net = character_network(np.random.default_rng(options.seed), Conv2d=Conv2d,
+                            Network=ParallelNetwork, **NETWORKS[options.network])
     settings = dict(CHARACTER_TRAINING, seed=options.seed, **TRAININGS[options.network])
     if options.epochs:
         settings['epochs'] = options.epochs
