@@ -36,9 +36,9 @@ class Checkpoint(object):
         training = self.training
         about = {'fingerprint': self.fingerprint, 'history': training.history,
                  'steps': training.steps}
-        velocity = {name: training.net.velocity[layer, attribute]
-                    for name, layer, attribute in training.net.parameters()
-                    if (layer, attribute) in training.net.velocity}
+        own = training.net.velocity
+        velocity = {name: own[layer, attribute] for name, layer, attribute
+                    in training.net.parameters() if (layer, attribute) in own}
         arrays = flat({'last': training.net.arrays(), 'best': training.best,
                        'average': training.average, 'velocity': velocity})
         arrays['about'] = np.array(json.dumps(about))
@@ -62,10 +62,8 @@ class Checkpoint(object):
             parts[part][name] = array
         training = self.training
         training.net.set_arrays(parts['last'])
-        training.history[:] = history
-        training.steps = steps
-        training.best = parts['best']
-        training.average = parts['average']
+        training.history[:], training.steps = history, steps
+        training.best, training.average = parts['best'], parts['average']
         for name, layer, attribute in training.net.parameters():
             if name in parts['velocity']:
                 training.net.velocity[layer, attribute] = parts['velocity'][name]
@@ -84,11 +82,7 @@ class Checkpoint(object):
 
 def flat(parts):
     """{part: {name: array}} -> {'part name': array}."""
-    arrays = {}
-    for part, named in parts.items():
-        for name, array in named.items():
-            arrays[f'{part} {name}'] = array
-    return arrays
+    return {f'{part} {name}': parts[part][name] for part in parts for name in parts[part]}
 
 
 def read_about(text, path):
@@ -104,27 +98,18 @@ def read_about(text, path):
 def fingerprint(training):
     """All that the bits of a training depend on: {field: text, number or list}."""
     net = training.net
-    fields = {}
-    fields['network'] = repr(net)
-    fields['classes'] = class_names([net, net.loss] + net.layers)
-    fields['settings'] = [settings(layer) for layer in net.layers + [net.loss]]
-    fields['parts'] = getattr(net, 'parts', 1)      # of a batch, see ParallelNetwork
-    fields['epochs'] = int(training.epochs)
-    fields['batch_size'] = int(training.batch_size)
-    fields['lr'] = float(training.lr)
-    fields['schedule'] = schedule_checksum(training)
-    fields['seed'] = int(training.seed)
-    fields['ema_decay'] = float(training.ema_decay)
+    kinds = [type(each) for each in [net, net.loss] + net.layers]      # the fast print like plain
+    fields = {'network': repr(net), 'classes': [f'{kind.__module__}.{kind.__name__}'
+                                                for kind in kinds],
+              'settings': [settings(layer) for layer in net.layers + [net.loss]],
+              'parts': getattr(net, 'parts', 1),      # of a batch, see ParallelNetwork
+              'schedule': schedule_checksum(training), 'training data': checksum(training.train),
+              'validation data': checksum(training.validation)}
+    for name in ('epochs', 'batch_size', 'lr', 'seed', 'ema_decay'):
+        fields[name] = float(getattr(training, name))
     for name, value in training.sgd.items():
         fields[name] = float(value)
-    fields['training data'] = checksum(training.train)
-    fields['validation data'] = checksum(training.validation)
     return fields
-
-
-def class_names(objects):
-    """The module and class of each object. The fast layers print like the plain ones."""
-    return [f'{type(each).__module__}.{type(each).__name__}' for each in objects]
 
 
 def settings(layer):
@@ -164,14 +149,11 @@ def check_fingerprint(found, expected, path):
 
 def check_arrays(arrays, expected, origin):
     """ValueError unless `arrays` has the names and the shapes of `expected`, and floats."""
-    if sorted(arrays) != sorted(expected):
-        different = sorted(set(arrays) ^ set(expected))
-        raise ValueError(f'{origin} is of another network, which differs in {different[:1]}')
-    for name, array in expected.items():
-        got = arrays[name]
-        if got.shape != array.shape or got.dtype.kind != 'f':
-            raise ValueError(f'{origin}: {name} has the shape {got.shape} and dtype {got.dtype}, '
-                             f'expected floats {array.shape}')
+    different = set(arrays) ^ set(expected)
+    different |= {name for name in set(arrays) & set(expected)
+                  if arrays[name].shape != expected[name].shape or arrays[name].dtype.kind != 'f'}
+    if different:
+        raise ValueError(f'{origin} is of another network, which differs in {min(different)}')
 
 
 # Whole files --------------------------------------------------------------------------------------
@@ -193,11 +175,9 @@ def replacing(path):
     except OSError as error:
         if error.filename not in (None, beside):      # of another file, and said already
             raise
-        remedy = 'free space there or choose another folder'
-        if isinstance(error, PermissionError):
-            remedy = 'close the program that has it open, or choose another folder'
-        if isinstance(error, FileNotFoundError):
-            remedy = 'make the folder, or choose another folder'
+        remedies = {PermissionError: 'close the program that has it open',
+                    FileNotFoundError: 'make the folder'}
+        remedy = remedies.get(type(error), 'free space there') + ' or choose another folder'
         raise OSError(error.errno, f'{error.strerror}: nothing was written, {remedy}', path)
     finally:
         if os.path.lexists(beside):
@@ -212,6 +192,14 @@ def replace_file(source, target, tries=20):
         except PermissionError:
             time.sleep(0.1)
     return os.replace(source, target)
+
+
+def write_csv(path, table, comments=()):
+    """Write a table as a CSV file, below lines of comment."""
+    text = ''.join(f'# {line}\n' for line in comments)
+    text += table.to_csv(index=False, float_format='%.6g').replace('\r\n', '\n')
+    with replacing(path) as file:
+        file.write(text.encode('ascii'))
 
 
 def write_npz(path, arrays):

@@ -28,14 +28,10 @@ RUNS = ((fast_conv2d.Conv2d, MaxPool2d, BatchNorm, ReLU),
 
 def fuse(layers):
     """-> a list of the layers, in which a Block stands for each run of layers as in RUNS."""
-    layers = list(layers)
     fused = []
     while layers:
         length = run_length(layers)
-        if length:
-            fused.append(Block(layers[:length]))
-        else:
-            fused.append(layers[0])
+        fused.append(Block(layers[:length]) if length else layers[0])
         layers = layers[max(1, length):]
     return fused
 
@@ -43,11 +39,8 @@ def fuse(layers):
 def run_length(layers):
     """How many layers at the start of the list a Block can compute, 0 if it cannot."""
     types = tuple(type(layer) for layer in layers[:4])
-    for run in RUNS:
-        if types[:len(run)] == run:
-            is_fast = layers[0].is_fast() and layers[0].bias is None
-            return len(run) if is_fast else 0
-    return 0
+    lengths = [len(run) for run in RUNS if types[:len(run)] == run]
+    return lengths[0] if lengths and layers[0].is_fast() and layers[0].bias is None else 0
 
 
 class Block(_Layer):
@@ -64,18 +57,16 @@ class Block(_Layer):
         self.norm = [layer for layer in layers if type(layer) is BatchNorm][0]
         self.pool_first = type(layers[1]) is MaxPool2d
         self.pool_last = type(layers[-1]) is MaxPool2d
+        self.pools = self.pool_first or self.pool_last
         self.weight = self.conv.weight
 
     def forward(self, input):
         """(N, H, W, C) -> (N, H, W, O), with half the sides if the run has a MaxPool2d."""
         self.weight = self.conv.weight
         input = input.astype(np.result_type(input, self.weight), copy=False)
-        images = input.transpose(1, 2, 0, 3)                       # (H, W, N, C), as in memory
-        if self.training and self.norm.training:
-            output, self.kept = self.forward_in_training(images)
-        else:
-            output = self.forward_in_evaluation(images)
-            self.kept = (input,)
+        in_training = self.training and self.norm.training
+        forward = self.forward_in_training if in_training else self.forward_in_evaluation
+        output, self.kept = forward(input.transpose(1, 2, 0, 3))   # (H, W, N, C), as in memory
         return output.transpose(2, 0, 1, 3)
 
     def backward(self, output_grad):
@@ -83,7 +74,7 @@ class Block(_Layer):
         kept = self.kept
         self.kept = None
         if len(kept) == 1:
-            return self.backward_in_evaluation(kept[0], output_grad)
+            return self.backward_in_evaluation(*kept, output_grad)
         return self.backward_in_training(output_grad.transpose(1, 2, 0, 3), *kept)
 
     def forward_in_training(self, images):
@@ -138,27 +129,27 @@ class Block(_Layer):
         return input_grad
 
     def forward_in_evaluation(self, images):
-        """Images (H, W, N, C) -> (H, W, N, O), with the running statistics."""
+        """Images (H, W, N, C) -> (H, W, N, O), with the running statistics, and the images."""
         norm = self.norm
         scale = norm.weight / np.sqrt(norm.running_var + norm.eps)
         shift = norm.bias - scale * norm.running_mean
         kernel = self.conv.weight if self.pool_first else self.conv.weight * scale
         height, width, rows, _ = images.shape
-        if self.pool_first or self.pool_last:
-            height = (height + 1) // 2
-            width = (width + 1) // 2
+        if self.pools:
+            height, width = (height + 1) // 2, (width + 1) // 2
         output = np.empty((height, width, rows, norm.features), images.dtype)
         for part, sums in fast_conv2d.correlate_parts(images, kernel):
-            if self.pool_first or self.pool_last:
+            if self.pools:
                 sums, _ = pool(sums, find_winners=False)
             if self.pool_first:
                 change(sums, np.multiply, scale)
             change(sums, np.add, shift)
             np.maximum(sums, np.zeros_like(sums[:1, :1]), out=output[:, :, part])
-        return output
+        return output, (images,)
 
-    def backward_in_evaluation(self, input, output_grad):
+    def backward_in_evaluation(self, images, output_grad):
         """The layers do it themselves: they forward the input once more, in that mode."""
+        input = images.transpose(2, 0, 1, 3)
         mode = self.norm.training
         self.norm.training = False
         self.conv.needs_input_grad = self.needs_input_grad

@@ -48,10 +48,15 @@ class Conv2d(layer.Conv2d):
         """(N, H, W, C) -> (N, H, W, O)."""
         if not self.is_fast():
             return super().forward(input)
-        output, self.values = correlate(input, self.weight)
+        dtype = np.result_type(input, self.weight)
+        weight = self.weight.astype(dtype, copy=False)
+        images = input.astype(dtype, copy=False).transpose(1, 2, 0, 3)
+        self.values = empty_values(images, weight)
+        output = join_parts(correlate_parts(images, weight, self.values),
+                            images.shape[:3] + weight.shape[3:], dtype)
         if self.bias is not None:
             output += self.bias
-        return output
+        return output.transpose(2, 0, 1, 3)
 
     def backward(self, output_grad):
         """(N, H, W, O) -> (N, H, W, C)."""
@@ -64,41 +69,27 @@ class Conv2d(layer.Conv2d):
         return input_grad
 
     def is_fast(self):
-        """True if this module computes the convolution, False if layer.py does."""
+        """True if this module computes it, False if layer.py does."""
         return self.kernel_size == 3 or self.in_channels == 1
-
-
-def correlate(images, weight, keep=True):
-    """Images (N, H, W, C) and a kernel (k, k, C, O) -> (N, H, W, O), and values for the backward.
-
-    With keep=False the values are None. All are computed in the wider dtype of the two.
-    """
-    dtype = np.result_type(images, weight)
-    weight = weight.astype(dtype, copy=False)
-    images = images.astype(dtype, copy=False).transpose(1, 2, 0, 3)
-    values = empty_values(images, weight) if keep else None
-    parts = correlate_parts(images, weight, values)
-    output = join_parts(parts, images.shape[:3] + weight.shape[3:], images.dtype)
-    return output.transpose(2, 0, 1, 3), values
 
 
 def empty_values(images, weight):
     """-> an array for what the backward of images (H, W, N, C) needs: the values of step 1."""
     height, width, rows, channels = images.shape
-    if channels == 1:
-        return np.empty(weight.shape[:2] + (height, width, rows), images.dtype)
-    tiles = Tiles(height, width, rows, channels, weight.shape[3])
-    return np.empty((VALUES, VALUES, tiles.count * rows, channels), images.dtype)
+    shape = weight.shape[:2] + (height, width, rows)
+    if channels > 1:
+        tiles = Tiles(height, width, rows, channels, weight.shape[3])
+        shape = (VALUES, VALUES, tiles.count * rows, channels)
+    return np.empty(shape, images.dtype)
 
 
 def correlate_parts(images, weight, values=None):
-    """Images (H, W, N, C) -> yield (a slice of the images, their outputs (H, W, n, O)).
+    """Images (H, W, N, C) -> yield (a slice of a few images, their outputs (H, W, n, O)).
 
-    The slices hold a few images each. `values` of `empty_values` are filled, if given.
+    `values` of `empty_values` are filled, if given.
     """
-    if images.shape[3] == 1:
-        return correlate_one_channel(images, weight, values)
-    return correlate_tiles(images, weight, values)
+    correlate = correlate_one_channel if images.shape[3] == 1 else correlate_tiles
+    return correlate(images, weight, values)
 
 
 def join_parts(parts, shape, dtype):
@@ -112,12 +103,9 @@ def join_parts(parts, shape, dtype):
 def correlate_backward(values, output_grad, weight, needs_input_grad=True):
     """-> dE/dw (k, k, C, O) and dE/dz (N, H, W, C), or None where it is not needed."""
     grad = output_grad.transpose(1, 2, 0, 3)
-    one_channel = weight.shape[2] == 1
-    backward = one_channel_backward if one_channel else tiles_backward
+    backward = one_channel_backward if weight.shape[2] == 1 else tiles_backward
     weight_grad, input_grad = backward(values, grad, weight, needs_input_grad)
-    if needs_input_grad:
-        input_grad = input_grad.transpose(2, 0, 1, 3)
-    return weight_grad, input_grad
+    return weight_grad, input_grad.transpose(2, 0, 1, 3) if needs_input_grad else None
 
 
 # One channel: the plain sum --------------------------------------------------------------------
@@ -165,7 +153,6 @@ class Tiles(object):
     """How images (H, W, N, channels) are cut into tiles, and the images into a few at a time."""
 
     def __init__(self, height, width, rows, channels, outputs):
-        self.height, self.width, self.rows = height, width, rows
         self.down = (height + TILE - 1) // TILE           # tiles in a column
         self.across = (width + TILE - 1) // TILE          # tiles in a row
         self.count = self.down * self.across              # tiles of an image

@@ -16,6 +16,7 @@ measures.
 """
 import argparse
 import functools
+import itertools
 import os
 import sys
 
@@ -28,12 +29,12 @@ sys.path[:0] = [ROOT, HOME]
 
 import benchmark                                                                # noqa: E402
 import torch_training                                                           # noqa: E402
-from checkpoint import replacing                                                # noqa: E402
+from checkpoint import write_csv                                                # noqa: E402
 from fast_conv2d import Conv2d                                                  # noqa: E402
 from network import (CHARACTER_TRAINING, Network, Training, character_network,  # noqa: E402
-                     correct_class_prior, read_train, score, split_rows)
-from parallel import ParallelNetwork                                            # noqa: E402
-from train import COPIES, NETWORKS, TRAININGS                                   # noqa: E402
+                     read_train, score, split_rows)
+from parallel import ParallelNetwork, blas_threads                                            # noqa: E402
+from train import NETWORKS, TRAININGS, predict_ways                             # noqa: E402
 
 COLUMNS = ['size', 'side', 'seed', 'epochs', 'balanced', 'corrected', 'augmented']
 OURS, PYTORCH = SIDES = ('ours', 'PyTorch')
@@ -59,8 +60,10 @@ def make_network(size, seed):
 def make_training(size, side, seed, train, validation):
     """The training of that size, by our framework or by PyTorch."""
     settings = dict(CHARACTER_TRAINING, seed=seed, **SETTINGS[size])
-    kind = Training if side == OURS else torch_training.TorchTraining
-    return kind(make_network(size, seed), train, validation, **settings)
+    net = make_network(size, seed)
+    if side == PYTORCH:
+        net = torch_training.TorchNetwork(net)
+    return Training(net, train, validation, **settings)
 
 
 class Series(object):
@@ -84,18 +87,16 @@ class Series(object):
         row.update(self.accuracies(training.net))
         self.rows.append(row)
         print(', '.join(f'{name} {row[name]}' for name in COLUMNS), flush=True)
-        write_table(self.path, pd.DataFrame(self.rows, columns=COLUMNS))
+        write_csv(self.path, pd.DataFrame(self.rows, columns=COLUMNS))
 
     def accuracies(self, net):
         """The columns of balanced accuracy, in percent, of a Network or a TorchNetwork."""
         pixels, label = self.validation
-        plain = net.predict(pixels)
-        copies = net.predict_augmented(pixels, COPIES)
-        found = {'balanced': plain, 'corrected': correct_class_prior(plain, self.train[1]),
-                 'augmented': correct_class_prior(copies, self.train[1])}
-        for name, predict in found.items():
-            found[name] = round(score(predict.argmax(axis=1), label).balanced_accuracy, 3)
-        return found
+        ways = predict_ways(net, pixels, self.train[1])
+        found = {name: round(score(ways[name].argmax(axis=1), label).balanced_accuracy, 3)
+                 for name in ways}
+        found['balanced'] = found.pop('plain')
+        return dict({'augmented': found['corrected']}, **found)
 
 
 def read_rows(path):
@@ -107,13 +108,6 @@ def read_rows(path):
         raise ValueError(f'{path} has the columns {", ".join(table.columns)}, expected '
                          f'{", ".join(COLUMNS)}: give another file as --results')
     return table.to_dict('records')
-
-
-def write_table(path, table):
-    """Write a table as a CSV file, whole or not at all."""
-    text = table.to_csv(index=False, float_format='%.6g').replace('\r\n', '\n')
-    with replacing(path) as file:
-        file.write(text.encode('ascii'))
 
 
 # The time of an epoch -----------------------------------------------------------------------------
@@ -134,8 +128,8 @@ def measure(size, series, rows, repeats):
         training.epochs = repeats + 1      # with the turn before the timing
         work = functools.partial(run_part, training, series.train, series.validation)
         sides.append(benchmark.Side(name, work, 1))
-    with benchmark.blas_threads(benchmark.CORES):
-        return benchmark.compare(size, size, sides, rows, repeats, PYTORCH)
+    with blas_threads(benchmark.CORES):
+        return benchmark.compare(size, size, sides, rows, repeats)
 
 
 # The figure ---------------------------------------------------------------------------------------
@@ -146,16 +140,15 @@ def summary(results, seconds):
     An accuracy is `augmented` where the network has Augment, else the same as `corrected`.
     """
     lines = []
-    for size in SIZES:
-        for side in SIDES:
-            runs = results[(results['size'] == size) & (results.side == side)]
-            timed = seconds[(seconds.part == TIMED_AS.get(size, size)) & (seconds.side == side)]
-            if len(runs) and len(timed):
-                minutes = timed.seconds.iloc[0] * runs.epochs.iloc[0] / 60
-                lines.append({'size': size, 'side': side, 'epochs': runs.epochs.iloc[0],
-                              'minutes': minutes, 'seeds': len(runs),
-                              'mean': runs.augmented.mean(), 'least': runs.augmented.min(),
-                              'greatest': runs.augmented.max()})
+    for size, side in itertools.product(SIZES, SIDES):
+        runs = results[(results['size'] == size) & (results.side == side)]
+        timed = seconds[(seconds.part == TIMED_AS.get(size, size)) & (seconds.side == side)]
+        if len(runs) and len(timed):
+            epochs = runs.epochs.iloc[0]
+            lines.append({'size': size, 'side': side, 'epochs': epochs,
+                          'minutes': timed.seconds.iloc[0] * epochs / 60, 'seeds': len(runs),
+                          'mean': runs.augmented.mean(), 'least': runs.augmented.min(),
+                          'greatest': runs.augmented.max()})
     return pd.DataFrame(lines)
 
 
@@ -211,32 +204,21 @@ def read_options(arguments):
     return options
 
 
-def train_all(options, series):
-    """Train what the file of results does not hold. PyTorch, if it is missing, is left out."""
-    for seed in options.seeds:
-        for size in options.only:
-            for side in options.sides:
-                if side == OURS or torch_training.torch:
-                    series.run(size, side, seed)
-
-
 def time_all(options, series):
     """Measure an epoch of each size, and write the table of seconds."""
     path = options.start + '-seconds.csv'
     rows = []
-    wanted = {TIMED_AS.get(size, size) for size in options.only}
-    sizes = [size for size in SIZES if size in wanted]
+    sizes = {TIMED_AS.get(size, size): None for size in options.only}
     if os.path.exists(path):      # the sizes that are not measured now keep their rows
         table = pd.read_csv(path, comment='#')
-        kept = table[~table.part.isin(sizes)]
-        rows = list(kept.itertuples(index=False))
+        rows = list(table[~table.part.isin(sizes)].itertuples(index=False))
         if rows:
             refuse_other_machine(path)
     for size in sizes:
         for row in measure(size, series, options.rows, options.repeats):
             rows.append(row)
             print(benchmark.table_line(row), flush=True)
-    benchmark.write_csv(path, benchmark.about(), rows)
+    write_csv(path, pd.DataFrame(rows, columns=benchmark.Row._fields), benchmark.about())
 
 
 def refuse_other_machine(path):
@@ -244,9 +226,8 @@ def refuse_other_machine(path):
     with open(path) as file:
         found = [line[2:].rstrip() for line in file if line.startswith('# ')]
     if found != benchmark.about():
-        raise ValueError(f'{path} is of another machine or of other versions '
-                         f'({" / ".join(found)}): measure all sizes, or give another file as '
-                         '--results')
+        raise ValueError(f'{path} is of another machine or of other versions: measure all sizes, '
+                         'or give another file as --results')
 
 
 def main(arguments=None):
@@ -259,10 +240,13 @@ def main(arguments=None):
         draw(table, options.start + '.png')
         return
     series = Series(options.results, *read_train(os.path.join(options.data, 'train.csv')))
-    if options.command == 'train':
-        train_all(options, series)
-    else:
+    if options.command == 'time':
         time_all(options, series)
+        return
+    runs = itertools.product(options.seeds, options.only, options.sides)
+    for seed, size, side in runs:
+        if side == OURS or torch_training.torch:      # PyTorch, if it is missing, is left out
+            series.run(size, side, seed)
 
 
 if __name__ == '__main__':

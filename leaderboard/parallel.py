@@ -132,7 +132,7 @@ class ParallelNetwork(Network):
             return [jobs[0]()]
         pool = thread_pool(os.getpid(), min(self.parts, os.cpu_count() or 1))
         futures = []
-        with one_blas_thread():
+        with blas_threads(1):
             try:
                 for job in jobs:
                     futures.append(pool.submit(job))
@@ -170,10 +170,7 @@ def forward_part(replica, input, target, rows):
 
 @functools.lru_cache(maxsize=1)
 def thread_pool(process, count):
-    """The threads that all parallel networks of this process share.
-
-    `process` is its number: a forked child has none of its parent's threads and makes its own.
-    """
+    """The threads that all networks share. A forked child is another process: it makes its own."""
     return concurrent.futures.ThreadPoolExecutor(count)
 
 
@@ -204,9 +201,15 @@ def keep_freed_memory():
         library.mallopt(-8, 1)                # M_ARENA_MAX: one heap for all threads
 
 
-def one_blas_thread():
-    """A context in which NumPy's matrix products use one thread each."""
+def blas_threads(count):
+    """A context in which NumPy's matrix products use `count` threads each."""
     controller = blas_controller()
     if controller is None:
         return contextlib.ExitStack()      # an empty one does nothing
-    return controller.limit(limits=1, user_api='blas')
+    return controller.limit(limits=count, user_api='blas')
+
+
+def blas_kernels():
+    """For which processor the kernels of NumPy's BLAS are. Speed and rounding depend on it."""
+    libraries = blas_controller().select(user_api='blas').info() if blas_controller() else []
+    return libraries[0].get('architecture', 'unknown') if libraries else 'unknown'

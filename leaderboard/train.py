@@ -19,13 +19,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'data')]
 
 from check import refuse_misplaced      # noqa: E402
-from checkpoint import Checkpoint, replacing, write_npz      # noqa: E402
+from checkpoint import Checkpoint, write_csv, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
+from layer import Augment      # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Training,      # noqa: E402
                      character_network, correct_class_prior, epoch_line, even_class_counts,
                      read_csv, read_train, score, split_rows, write_submission)
-from parallel import ParallelNetwork, blas_controller      # noqa: E402
+from parallel import ParallelNetwork, blas_kernels      # noqa: E402
 
 COPIES = 8      # of each row, for test-time augmentation
 PAUSE = 0.5     # seconds between two displays of the progress within an epoch
@@ -69,12 +70,10 @@ class Progress(object):
 
     def on_batch(self, done):
         """`done` is the part of the epoch that is done, 0..1."""
-        now = time.time()
-        if not self.terminal or now - self.shown < PAUSE:
-            return
-        epoch = len(self.checkpoint.training.history) + 1
-        say(f'\rEpoch:{epoch:3}, {100 * done:3.0f} % done', end='')
-        self.shown = now
+        if self.terminal and time.time() - self.shown >= PAUSE:
+            epoch = len(self.checkpoint.training.history) + 1
+            say(f'\rEpoch:{epoch:3}, {100 * done:3.0f} % done', end='')
+            self.shown = time.time()
 
     def on_epoch(self, record):
         """`record` is the epoch's entry in the history."""
@@ -84,17 +83,17 @@ class Progress(object):
         say(f'{start}{epoch_line(record)} |{left:4.0f} min left')
 
 
-def describe_blas():
-    """One line on the library that multiplies NumPy's matrices. Speed and rounding depend on it."""
-    controller = blas_controller()
-    if controller is None:
-        return 'BLAS: not known without threadpoolctl'
-    libraries = controller.select(user_api='blas').info()
-    if not libraries:
-        return 'BLAS: not known to threadpoolctl'
-    blas = libraries[0]
-    return (f'BLAS: {blas["internal_api"]} {blas["version"]} with the kernels '
-            f'{blas.get("architecture", "not known")}, {os.cpu_count()} cores')
+def predict_ways(net, data, train_label):
+    """-> {way of prediction: probabilities (N, 47)} of a network for rows (N, 784).
+
+    'augmented' is the mean over augmented copies, then corrected; only for a network with Augment.
+    """
+    ways = {'plain': net.predict(data)}
+    ways['corrected'] = correct_class_prior(ways['plain'], train_label)
+    if any(isinstance(layer, Augment) for layer in net.layers):
+        augmented = net.predict_augmented(data, COPIES)
+        ways['augmented'] = correct_class_prior(augmented, train_label)
+    return ways
 
 
 # The command --------------------------------------------------------------------------------------
@@ -122,10 +121,8 @@ def read_options(arguments):
     parser.add_argument('--submission', default='DLAD-test-predict.csv', metavar='FILE',
                         help='default: %(default)s')
     options = parser.parse_args(arguments)
-    if options.epochs is not None and options.epochs < 1:
-        parser.error(f'--epochs is {options.epochs}, expected 1 or more')
-    if options.validation < 0 or options.seed < 0:
-        parser.error('--validation and --seed must be 0 or more')
+    if options.epochs == 0 or min(options.epochs or 1, options.validation, options.seed) < 0:
+        parser.error('--epochs must be 1 or more, --validation and --seed 0 or more')
     options.curve = os.path.splitext(options.weights)[0] + '.csv'
     return options
 
@@ -172,7 +169,7 @@ def read_test_labels(folder, rows):
 def rename_stand_in(options):
     """If the data is the stand-in, rename the submission. -> a sentence that says so, or ''."""
     paths = [os.path.join(options.data, name) for name in ('train.csv', 'test.csv')]
-    if not is_stand_in(paths[0]) and not is_stand_in(paths[1]):
+    if not any(map(is_stand_in, paths)):
         return ''
     folder, name = os.path.split(options.submission)
     if name == 'DLAD-test-predict.csv':
@@ -190,11 +187,9 @@ def make_training(options, pixels, label):
                          f'{len(pixels)} rows to train on')
     if options.validation:
         chosen, kept = split_rows(len(pixels), options.validation, 0)
-        train = (pixels[chosen], label[chosen])
-        validation = (pixels[kept], label[kept])
-    rng = np.random.default_rng(options.seed)
-    net = character_network(rng, Conv2d=Conv2d, Network=ParallelNetwork,
-                            **NETWORKS[options.network])
+        train, validation = (pixels[chosen], label[chosen]), (pixels[kept], label[kept])
+    net = character_network(np.random.default_rng(options.seed), Conv2d=Conv2d,
+                            Network=ParallelNetwork, **NETWORKS[options.network])
     settings = dict(CHARACTER_TRAINING, seed=options.seed, **TRAININGS[options.network])
     if options.epochs:
         settings['epochs'] = options.epochs
@@ -217,10 +212,7 @@ def save_weights(net, path):
 def write_curve(path, history):
     """Write the history as a CSV file, one line an epoch."""
     table = pd.json_normalize(history, sep='_')
-    table = table.dropna(axis=1, how='all').round(4)    # without validation its column is empty
-    text = table.to_csv(index=False)
-    with replacing(path) as file:
-        file.write(text.replace('\r\n', '\n').encode('ascii'))
+    write_csv(path, table.dropna(axis=1, how='all').round(4))    # one is empty without validation
 
 
 def accuracies(predicted, label):
@@ -239,7 +231,7 @@ def run(options):
     pixels, label, test = read_data(options.data)
     test_label = read_test_labels(options.data, len(test))
     training = make_training(options, pixels, label)
-    say(f'{training.net!r}\n{describe_blas()}')
+    say(f'{training.net!r}\nBLAS: {blas_kernels()}, {os.cpu_count()} cores')
 
     checkpoint = Checkpoint(options.checkpoint, training)
     checkpoint.load()

@@ -27,8 +27,9 @@ from fast_conv2d import Conv2d                                                  
 from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected,              # noqa: E402
                    LeakyReLU, MaxPool2d, PixelScaling, ReLU, Reshape, Sigmoid, SoftmaxWithLoss,
                    SquaredError, Tanh)
-from network import (Network, character_network, correct_class_prior, one_cycle,      # noqa: E402
-                     read_train, score, split_rows)
+from network import (Network, character_network, one_cycle, read_train, score,        # noqa: E402
+                     split_rows)
+from train import COPIES, predict_ways      # COPIES: for facts.py               # noqa: E402, F401
 
 COLUMNS = ['factor', 'setting', 'seed', 'epochs', 'lr', 'weight_decay', 'search', 'validation',
            'balanced', 'corrected', 'augmented', 'cpu_seconds', 'wall_seconds']
@@ -81,7 +82,6 @@ def notebook_network(rng, augment=0, dropout=0.1, loss=None):
 
 
 SEEDS = (0, 1, 2)
-COPIES = 8      # of each image in test-time augmentation
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 BASELINE = {'make': fully_connected, 'epochs': 6, 'batch_size': 128, 'lr': 0.1,
             'schedule': one_cycle, 'momentum': 0.9, 'nesterov': True, 'weight_decay': 5e-4,
@@ -232,19 +232,6 @@ def train_once(train, validation, seed, make, **settings):
     row['cpu_seconds'] = round(time.process_time() - cpu, 1)
     row['wall_seconds'] = round(time.time() - wall, 1)
     return row
-
-
-def predict_ways(net, data, train_label):
-    """The predictions of a network for rows (N, 784): {way of prediction: probabilities (N, 47)}.
-
-    'augmented' is the mean over augmented copies, then corrected; only for a network with Augment.
-    """
-    ways = {'plain': net.predict(data)}
-    ways['corrected'] = correct_class_prior(ways['plain'], train_label)
-    if any(isinstance(layer, Augment) for layer in net.layers):
-        augmented = net.predict_augmented(data, COPIES)
-        ways['augmented'] = correct_class_prior(augmented, train_label)
-    return ways
 
 
 def main():

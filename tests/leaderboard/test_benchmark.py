@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import benchmark
+import torch_training
 from network import Network, character_network
 from small_networks import check_equal
 
@@ -13,9 +14,9 @@ from small_networks import check_equal
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
     """Few rows, one thread, no data, and a folder of its own for what is written by default."""
-    for name, value in (('CORES', 1), ('CSV_ROWS', 100), ('HOME', str(tmp_path)),
-                        ('ROOT', str(tmp_path))):
+    for name, value in (('CORES', 1), ('HOME', str(tmp_path))):
         monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr(torch_training.os, 'cpu_count', lambda: 1)
 
 
 def run(tmp_path, *names):
@@ -41,20 +42,22 @@ def test_table_and_figure_also_without_the_other_frameworks(tmp_path, capsys, mo
         monkeypatch.setitem(benchmark.CNNS, name, make_small)
     # Label smoothing is in no network of the benchmark
     monkeypatch.setattr(benchmark, 'check_same_loss', lambda *arguments: None)
-    lines, rows = run(tmp_path, '784-60-47', 'cnn', 'csv', 'predict')
+    lines, rows = run(tmp_path, '784-60-47', 'cnn')
     assert (tmp_path / 'table.png').stat().st_size > 10000
     assert np.__version__ in lines[0] and '1 cores' in lines[1]
     printed = capsys.readouterr().out
     for text in (str(tmp_path), os.path.dirname(benchmark.__file__), os.path.expanduser('~')):
         assert text not in printed
     assert list(rows.columns) == list(benchmark.Row._fields)
-    assert set(rows.part) == {'784-60-47', 'cnn', 'csv', 'predict'}
+    assert set(rows.part) == {'784-60-47', 'cnn'}
     assert (rows.seconds > 0).all() and (rows.seconds_least <= rows.seconds).all()
-    assert {'ours', 'ours, fast', 'products'} <= set(rows[rows.part == 'cnn'].side)
-    assert rows.ratio[(rows.part == 'csv') & (rows.side == 'ours')].notna().all()
+    assert {'ours', 'ours, fast'} <= set(rows[rows.part == 'cnn'].side)
+    assert list(rows.measurement.unique()) == ['784-60-47, batch 100', '784-60-47, prediction',
+                                               'cnn, batch 128', 'cnn, prediction']
+    assert rows.ratio.notna().any() == ('PyTorch' in set(rows.side))
     if missing:
         assert 'PyTorch missing, scikit-learn missing' in lines[0]
-        assert set(rows.side) == {'ours', 'ours, fast', 'products', 'np.loadtxt'}
+        assert set(rows.side) == {'ours', 'ours, fast'}
 
 
 def test_ratio_is_the_median_of_the_turns_and_each_side_gets_its_share_of_the_rows(monkeypatch):
@@ -62,8 +65,9 @@ def test_ratio_is_the_median_of_the_turns_and_each_side_gets_its_share_of_the_ro
     monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: next(clock))
     monkeypatch.setattr(benchmark.time, 'sleep', lambda seconds: None)
     counts = []
-    sides = [benchmark.Side('ours', counts.append, 1), benchmark.Side('other', counts.append, 0.5)]
-    first, second = benchmark.compare('part', 'measurement', sides, 1000, 3, 'other')
+    sides = [benchmark.Side(name, counts.append, share)
+             for name, share in (('ours', 1), ('PyTorch', 0.5))]
+    first, second = benchmark.compare('part', 'measurement', sides, 1000, 3)
     assert counts == [1000, 500] * 4 and [first.rows, second.rows] == [1000, 500]
     assert (first.ratio, first.ratio_least, first.ratio_greatest) == (0.25, 0.125, 0.5)
     assert second.ratio is None
@@ -73,23 +77,25 @@ def test_ratio_is_the_median_of_the_turns_and_each_side_gets_its_share_of_the_ro
 @pytest.mark.parametrize('name', [*benchmark.MLPS, *benchmark.CNNS])
 def test_the_same_work_is_compared(name):
     pytest.importorskip('torch')
-    pixels, label = benchmark.load_rows(32)
+    pixels, label = benchmark.random_rows(32)
     plain, fast = benchmark.make_networks(name)
     net = fast or plain
     check_equal(net.arrays(), plain.arrays())
-    benchmark.check_same_loss(net, benchmark.TorchSide(net), pixels, label)
+    benchmark.check_same_loss(net, torch_training.TorchNetwork(net), pixels, label)
 
 
 @pytest.mark.parametrize('step, change', [
     (1, {'lr': 0.02}), (2, {'momentum': 0.0}), (1, {'maximize': True}), (0, None)], ids=repr)
-def test_other_work_is_refused(step, change):
+def test_other_work_is_refused(step, change, monkeypatch):
     """Other steps, or weights in another order behind Flatten."""
-    pytest.importorskip('torch')
+    torch = pytest.importorskip('torch')
     net = benchmark.make_networks('784-60-47' if change else 'cnn')[0]
-    torch_side = benchmark.TorchSide(net)
+    theirs = torch_training.TorchNetwork(net)
     if change:
-        torch_side.optimizer.param_groups[0].update(change)
+        settings = dict({'lr': benchmark.LEARNING_RATE, 'momentum': benchmark.MOMENTUM}, **change)
+        theirs.optimizer = torch.optim.SGD(theirs.model.parameters(), **settings)
+        monkeypatch.setattr(theirs, 'update', lambda lr, momentum: theirs.optimizer.step())
     else:
         net.layers[15].weight[...] = net.layers[15].weight[::-1].copy()
     with pytest.raises(SystemExit, match=f'after {step} steps our loss'):
-        benchmark.check_same_loss(net, torch_side, *benchmark.load_rows(32))
+        benchmark.check_same_loss(net, theirs, *benchmark.random_rows(32))

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 
 import benchmark
+import checkpoint
 import minutes
 import network
 import torch_training
+import train
 from workshop import lab_rows, write_table
 
 ROWS = 120
@@ -52,7 +54,7 @@ def test_one_training_by_each_side(data):
     training = minutes.make_training('small', 'ours', 3, (pixels[chosen], label[chosen]),
                                      (pixels[kept], label[kept]))
     training.run(verbose=False)
-    copies = training.net.predict_augmented(pixels[kept], minutes.COPIES)
+    copies = training.net.predict_augmented(pixels[kept], train.COPIES)
     predicted = network.correct_class_prior(copies, label[chosen]).argmax(axis=1)
     expected = network.score(predicted, label[kept]).balanced_accuracy
     assert rows[0]['augmented'] == pytest.approx(expected, abs=0.006)
@@ -89,11 +91,11 @@ def test_each_network_is_timed_once_and_others_keep_their_seconds(data, only):
     assert (found.seconds > 0).all()
     old = benchmark.Row('large', 'large', 'ours', 9200, 90.5, 90.0, 91.0, None, None, None)
     path = data / 'minutes-seconds.csv'
-    benchmark.write_csv(str(path), benchmark.about(), [old])
+    checkpoint.write_csv(str(path), pd.DataFrame([old]), benchmark.about())
     found = time(data)
     assert list(found.seconds[found.part == 'large']) == [90.5]
     assert (found.part == 'small').sum() == len(SIDES)
-    benchmark.write_csv(str(path), ['NumPy 1', 'a machine'], [old])
+    checkpoint.write_csv(str(path), pd.DataFrame([old]), ['NumPy 1', 'a machine'])
     before = path.read_bytes()
     with pytest.raises(ValueError, match='of another machine'):
         time(data)
@@ -106,11 +108,11 @@ def test_the_table_and_the_figure(tmp_path, capsys):
             for size, epochs, accuracy in (('baseline', 6, 85.0), ('small', 10, 88.0),
                                            ('medium', 20, 90.0))
             for side in minutes.SIDES for seed in range(3)]
-    minutes.write_table(str(tmp_path / 'minutes.csv'), pd.DataFrame(runs))
+    checkpoint.write_csv(str(tmp_path / 'minutes.csv'), pd.DataFrame(runs))
     rows = [benchmark.Row(size, size, side, 9200, seconds, seconds, seconds, None, None, None)
             for size in ('baseline', 'small') for side, seconds in (('ours', 30.0),
                                                                     ('PyTorch', 45.0))]
-    benchmark.write_csv(str(tmp_path / 'minutes-seconds.csv'), ['a machine'], rows)
+    checkpoint.write_csv(str(tmp_path / 'minutes-seconds.csv'), pd.DataFrame(rows), ['a machine'])
     run(tmp_path, 'draw')
     table = minutes.summary(*[pd.read_csv(str(tmp_path / name), comment='#')
                               for name in ('minutes.csv', 'minutes-seconds.csv')])

@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 
 from layer import Augment
-from network import Training, character_network, one_cycle
-from small_networks import convert
+from network import Score, Training, character_network, one_cycle
+from small_networks import check_equal, convert, copies, differ
 from workshop import lab_rows
 
 torch = pytest.importorskip('torch')
 import torch_training      # noqa: E402
+from torch_training import TorchNetwork      # noqa: E402
 
 SETTINGS = {'epochs': 2, 'batch_size': 16, 'lr': 0.1, 'schedule': one_cycle, 'seed': 4}
 SGD = [{}, {'momentum': 0.9}, {'momentum': 0.9, 'nesterov': True},
@@ -29,11 +30,10 @@ def make_network(**settings):
 def test_same_predictions_after_the_training(sgd, monkeypatch):
     pixels, label = lab_rows(70)
     scaled = pixels.astype(np.float64) / 255
-    monkeypatch.setattr(torch_training.TorchNetwork, 'images', lambda self, rows, augment: rows)
-    ours, theirs = [
-        kind(convert(make_network(augment=0), np.float64), (scaled, label),
-             (scaled[:30], label[:30]), **dict(SETTINGS, **sgd))
-        for kind in (Training, torch_training.TorchTraining)]
+    monkeypatch.setattr(TorchNetwork, 'images', lambda self, rows: rows)
+    net = convert(make_network(augment=0), np.float64)
+    theirs, ours = [Training(each, (scaled, label), (scaled[:30], label[:30]),
+                             **dict(SETTINGS, **sgd)) for each in (TorchNetwork(net), net)]
     ours.run(verbose=False)
     theirs.run(verbose=False)
     for mine, other in zip(ours.history, theirs.history):
@@ -50,7 +50,7 @@ def test_same_augmented_images():
     augment.rng = np.random.default_rng(3)
     ours = augment.forward(pixels.astype(np.float32) / 255)
     augment.rng = np.random.default_rng(3)
-    theirs = torch_training.TorchNetwork(net).images(torch.from_numpy(pixels), augment)
+    theirs = TorchNetwork(net).images(torch.from_numpy(pixels))
     np.testing.assert_allclose(theirs.numpy(), ours, atol=2e-3)
 
 
@@ -58,7 +58,7 @@ def test_same_prediction_and_mean_over_copies():
     pixels, _ = lab_rows(70)
     for augment in (0, 1):
         net = make_network(augment=augment)
-        theirs = torch_training.TorchNetwork(net)
+        theirs = TorchNetwork(net)
         np.testing.assert_allclose(theirs.predict(pixels), net.predict(pixels), atol=1e-5)
         np.testing.assert_array_equal(theirs.predict_augmented(pixels, 1), theirs.predict(pixels))
         several = theirs.predict_augmented(pixels, 3)
@@ -68,17 +68,16 @@ def test_same_prediction_and_mean_over_copies():
 
 
 def test_the_best_epoch_is_kept(monkeypatch):
+    """Its arrays are PyTorch's memory: what Training keeps and puts back is what predicts."""
     pixels, label = lab_rows(70)
-    training = torch_training.TorchTraining(make_network(), (pixels, label), (pixels, label),
-                                            **dict(SETTINGS, epochs=3))
+    training = Training(TorchNetwork(make_network()), (pixels, label), (pixels, label),
+                        **dict(SETTINGS, epochs=3))
     validated = []
 
-    def predict(self, rows, augment=None):
-        validated.append([each.clone() for each in torch_training.floats(self.model)])
-        right = {1: 10, 2: 50, 3: 30}[len(validated)]      # how many rows are right in this epoch
-        guess = np.where(np.arange(len(label)) < right, label, (label + 1) % 47)
-        return np.eye(47)[guess]
-    monkeypatch.setattr(torch_training.TorchNetwork, 'predict', predict)
+    def evaluate(rows, label):
+        validated.append(copies(training.net))
+        return Score(0.0, 0.0, {1: 10.0, 2: 50.0, 3: 30.0}[len(validated)])
+    monkeypatch.setattr(training.net, 'evaluate', evaluate)
     training.run(verbose=False)
-    for got, expected in zip(torch_training.floats(training.net.model), validated[1]):
-        assert torch.equal(got, expected)
+    check_equal(copies(training.net), validated[1])
+    assert differ(validated[0], validated[1]) and differ(validated[1], validated[2])
