@@ -109,8 +109,8 @@ FACTORS = {
         'squared error, no weight decay': {'loss': SquaredError(), 'weight_decay': 0.0, 'lr': 0.3},
         'squared error': {'loss': SquaredError(), 'lr': 0.3},
         'label smoothing 0.1': {'loss': SoftmaxWithLoss(0.1)},
-        'small network, no smoothing': dict(NOTEBOOK, loss=SoftmaxWithLoss())},
-    'convolution': {'small network of the notebook': NOTEBOOK, '16-32-64 channels': CONVOLUTIONAL},
+        'notebook, no smoothing': dict(NOTEBOOK, loss=SoftmaxWithLoss())},
+    'convolution': {'notebook': NOTEBOOK, '16-32-64 channels': CONVOLUTIONAL},
     'hidden layers': {
         '60': {'hidden': (60,)},
         '1024-512': {'hidden': (1024, 512)},
@@ -126,20 +126,20 @@ FACTORS = {
     'batch size': {'32': {'batch_size': 32}, '512': {'batch_size': 512, 'lr': 0.3}},
     'weight decay': {'0': {'weight_decay': 0.0}, '0.002': {'weight_decay': 2e-3}},
     'dropout': {'0.1': {'dropout': 0.1}, '0.3': {'dropout': 0.3},
-                'small network, none': dict(NOTEBOOK, dropout=0.0)},
+                'notebook, none': dict(NOTEBOOK, dropout=0.0)},
     'averaging of the weights': {'0.99': {'ema_decay': 0.99},
-                                 'small network, none': dict(NOTEBOOK, ema_decay=0.0)},
-    'augmentation': {'gentle': {'augment': GENTLE}, 'small network': dict(NOTEBOOK, augment=2)},
+                                 'notebook, none': dict(NOTEBOOK, ema_decay=0.0)},
+    'augmentation': {'gentle': {'augment': GENTLE}, 'notebook': dict(NOTEBOOK, augment=2)},
 }
 FIRST = ('baseline', '784-512-256-47, ReLU')
-SMALL = ('convolution', 'small network of the notebook')
+SMALL = ('convolution', 'notebook')
 # What a setting is compared with, where that is not the baseline
 REFERENCES = {
     ('batch norm', 'after each convolution'): ('convolution', '16-32-64 channels'),
-    ('loss', 'small network, no smoothing'): SMALL,
-    ('dropout', 'small network, none'): SMALL,
-    ('averaging of the weights', 'small network, none'): SMALL,
-    ('augmentation', 'small network'): SMALL,
+    ('loss', 'notebook, no smoothing'): SMALL,
+    ('dropout', 'notebook, none'): SMALL,
+    ('averaging of the weights', 'notebook, none'): SMALL,
+    ('augmentation', 'notebook'): SMALL,
 }
 
 

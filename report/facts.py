@@ -2,9 +2,9 @@
 
     python report/facts.py          one to two minutes on one core
 
-It reads report/experiments.csv, the weights and the curve in leaderboard/, and data/train.csv.
-report.typ takes all its numbers from facts.json. Numbers are rounded here, so that what is printed
-adds up: a difference is the difference of the two printed accuracies.
+It reads report/experiments.csv, data/train.csv, and in leaderboard/ the weights, the curve and
+minutes.csv.
+report.typ takes all its numbers from facts.json. They are rounded here, at the end.
 """
 import argparse
 import json
@@ -13,6 +13,7 @@ import pathlib
 import sys
 
 import numpy as np
+import pandas as pd
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT / name) for name in ('', 'tests', 'report', 'leaderboard')]
@@ -32,12 +33,13 @@ TEST_ROWS = 12800
 LIMITS = ('rotation', 'scale', 'shear', 'shift', 'elastic')      # of Augment
 ALIKE = ('0O', '1IL', '9gq', 'fF', '5S', '2Z')          # characters that have the same shape
 # 97.5 % of Student's t distribution lie below these, for 1, 2, 3, ... degrees of freedom
-T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
+              2.160, 2.145, 2.131, 2.120, 2.110)
 # Changes of the prediction alone: factor, setting, the runs, the column with and without it
 PREDICTIONS = [
     ('class-prior correction', 'baseline', FIRST, 'corrected', 'balanced'),
-    ('class-prior correction', 'small network', SMALL, 'corrected', 'balanced'),
-    ('test-time augmentation', '8 copies, augmented training', ('augmentation', 'gentle'),
+    ('class-prior correction', 'notebook', SMALL, 'corrected', 'balanced'),
+    ('test-time augmentation', 'baseline, augmented training', ('augmentation', 'gentle'),
      'augmented', 'corrected')]
 CURVE = ['epoch', 'seconds', 'train_loss', 'train_accuracy', 'validation_loss',
          'validation_accuracy']
@@ -67,21 +69,31 @@ def compare(after, before):
     """Accuracies by seed after and before a change -> the facts of the difference.
 
     `margin` is half of the 95 % interval of Student's t for the paired differences. `shown` is 1
-    for a gain and -1 for a loss that is greater than the margin, with all seeds agreeing, else 0.
-    None if no seed has both.
+    for a gain and -1 for a loss that is greater than the margin, else 0. None if no seed has both.
     """
     change = (after - before).dropna()
     if not len(change):
         return None
     result = {'before': round(float(before[change.index].mean()), 2),
               'after': round(float(after[change.index].mean()), 2), 'margin': None, 'shown': 0}
-    result['difference'] = round(result['after'] - result['before'], 2)
+    result['difference'] = round(float(change.mean()), 2)
     if len(change) > 1:
-        margin = T_QUANTILE[min(len(change), 10) - 2] * float(change.std()) / math.sqrt(len(change))
+        error = float(change.std()) / math.sqrt(len(change))
+        margin = T_QUANTILE[min(len(change), len(T_QUANTILE) + 1) - 2] * error
         result['margin'] = round(margin, 2)
-        if abs(change.mean()) > margin and len(set(np.sign(change))) == 1:
+        if abs(change.mean()) > margin:
             result['shown'] = int(np.sign(change.mean()))
     return result
+
+
+def copies_effect(trainings):
+    """The facts of test-time augmentation, in the trainings of minutes.csv with augmentation."""
+    own = trainings[trainings['size'].isin(('small', 'medium', 'large'))]
+    gain = own.augmented - own.corrected
+    return dict(compare(own.augmented, own.corrected), factor='test-time augmentation',
+                setting='small, medium, large', lr=CHARACTER_TRAINING['lr'], trainings=len(own),
+                standard_error=round(float(gain.std()) / math.sqrt(len(own)), 2),
+                positive=int((gain > 0).sum()))
 
 
 def effects(found):
@@ -143,36 +155,54 @@ def submitted_network(weights, data, label, training, validation):
         found = score(labels, label[validation])
         facts[way] = {'accuracy': round(found.accuracy, 2),
                       'balanced': round(found.balanced_accuracy, 2)}
-    share = found.balanced_accuracy / 100
     sample = training[:len(validation)]
     facts.update({
-        'even': even_subsets(ways['augmented'], label[validation]),
+        'even': [even_subsets(ways['augmented'], label[validation], count, max(20, 4800 // count))
+                 for count in (12, 24, 48, TEST_ROWS // len(CLASS_NAMES))],
         'parameters': sum(getattr(layer, name).size for _, layer, name in net.parameters()),
         'channels': [layer.out_channels for layer in net.layers if isinstance(layer, Conv2d)],
         'hidden': net.layers[-1].in_features, 'dropout': net.layers[-2].p,
         'smoothing': net.loss.label_smoothing, 'copies': COPIES,
         'augment': {name: round(getattr(net.layers[1], name), 3) for name in LIMITS},
-        'standard_error': round(100 * math.sqrt(share * (1 - share)
-                                                * (1 / len(validation) + 1 / TEST_ROWS)), 2),
         'training_accuracy': round(net.evaluate(data[sample], label[sample]).accuracy, 2)})
     return facts, labels
 
 
-def even_subsets(predict, label, subsets=200):
-    """The percentage that is right in subsets with equally many rows of each class, on average.
+def expected_on_test(own, even, rows):
+    """The mean of the seeds of `large`, and what is expected of it on the test, in percent.
 
-    `corrected` is that of the predictions as they are, `counts` that with even class counts.
+    The standard error is that of the seeds and of both samples of rows.
+    """
+    means = {name: round(float(own[name].mean()), 2)
+             for name in ('balanced', 'corrected', 'augmented')}
+    share = own.augmented.mean() / 100
+    variance = 1e4 * share * (1 - share) * (1 / rows + 1 / TEST_ROWS) + own.augmented.var()
+    return dict(means, seeds=len(own), least=round(float(own.augmented.min()), 2),
+                greatest=round(float(own.augmented.max()), 2),
+                expected=round(float(own.augmented.mean()) + even['gain'], 2),
+                standard_error=round(math.sqrt(variance), 2))
+
+
+def even_subsets(predict, label, count, subsets=200):
+    """The percentage that is right in samples with `count` rows of each class, on average.
+
+    `corrected` is that of the predictions as they are, `counts` that with even class counts,
+    `no_square` that without the square in it. Rows are drawn with replacement, so that a sample can
+    be as large as the test. Then the three differ as they would there, but not by new rows.
     """
     rng = np.random.default_rng(0)
-    rows_of = [np.flatnonzero(label == one) for one in range(len(CLASS_NAMES))]
-    count = min(map(len, rows_of))
-    right = np.zeros(2)
-    for _ in range(subsets if count else 0):
-        rows = np.concatenate([rng.choice(rows, count, replace=False) for rows in rows_of])
-        for way, found in enumerate((predict[rows], even_class_counts(predict[rows]))):
-            right[way] += (found.argmax(axis=1) == label[rows]).mean()
-    corrected, counts = (round(float(share), 2) for share in 100 * right / subsets)
-    return {'rows': count * len(CLASS_NAMES), 'corrected': corrected, 'counts': counts}
+    rows_of = [np.flatnonzero(label == one) for one in np.unique(label)]
+    right = np.zeros(3)
+    for _ in range(subsets):
+        rows = np.concatenate([rng.choice(own, count) for own in rows_of])
+        ways = (predict[rows], even_class_counts(predict[rows]),
+                even_class_counts(np.sqrt(predict[rows])))
+        right += [(found.argmax(axis=1) == label[rows]).mean() for found in ways]
+    names = ('corrected', 'counts', 'no_square')
+    found = {name: float(share) for name, share in zip(names, 100 * right / subsets)}
+    return dict({name: round(share, 2) for name, share in found.items()}, rows=count,
+                gain=round(found['counts'] - found['corrected'], 2),
+                square=round(found['counts'] - found['no_square'], 2))
 
 
 def mistakes(label, predicted):
@@ -247,23 +277,26 @@ def gather(project):
     data, label = read_train(project / 'data' / 'train.csv')
     training, validation = split_rows(len(data), min(8000, len(data) // 3), 0)
     share = 100 * np.bincount(label[training], minlength=len(CLASS_NAMES)) / len(training)
-    changes = effects(found)
+    trainings = pd.read_csv(project / 'leaderboard' / 'minutes.csv')
+    changes = effects(found) + [copies_effect(trainings)]
     facts = {
         'rows': {'all': len(data), 'training': len(training), 'validation': len(validation),
                  'least_share': round(share.min(), 1), 'greatest_share': round(share.max(), 1)},
-        'baseline': network_facts(found[FIRST]), 'small': network_facts(found[SMALL]),
+        'baseline': network_facts(found[FIRST]), 'notebook': network_facts(found[SMALL]),
         'settings': {name: BASELINE[name] for name in ('batch_size', 'momentum')},
         'effects': changes, 'ranking': ranking(changes),
         'gradient_check': {'step': power_of_ten(STEP), 'tolerance': power_of_ten(TOLERANCE),
                            'error': power_of_ten(gradient_error())}}
-    final, predicted = submitted_network(weights, data, label, training, validation)
-    final.update(epochs=len(curve), minutes=round(curve.seconds.sum() / 60))
-    final.update((name, CHARACTER_TRAINING[name]) for name in ('batch_size', 'ema_decay', 'lr',
+    large, predicted = submitted_network(weights, data, label, training, validation)
+    own = trainings[(trainings['size'] == 'large') & (trainings.side == 'ours')]
+    large['mean'] = expected_on_test(own, large['even'][-1], len(validation))
+    large.update(epochs=len(curve), minutes=round(curve.seconds.sum() / 60))
+    large.update((name, CHARACTER_TRAINING[name]) for name in ('batch_size', 'ema_decay', 'lr',
                                                             'momentum', 'weight_decay'))
     data, label = data[validation], label[validation]
     counts = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), int)
     np.add.at(counts, (label, predicted), 1)
-    facts.update(final=final, mistakes=mistakes(label, predicted), confusion=confusion(counts))
+    facts.update(large=large, mistakes=mistakes(label, predicted), confusion=confusion(counts))
     folder = project / 'report' / 'figures'
     folder.mkdir(exist_ok=True)
     figures.ranking(facts['ranking'], folder / 'ranking.svg')

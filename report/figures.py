@@ -75,7 +75,7 @@ def curves(curve, path):
             axes.set_title(title, loc='left')
             axes.set_xlabel('epoch')
             axes.grid(axis='y', color='#DDDDDD', linewidth=0.5)
-            axes.legend(frameon=False)
+            axes.legend(facecolor='white', edgecolor='none', framealpha=1)
 
 
 def pairs(chosen, counts, data, label, predicted, path, faces=4):

@@ -11,12 +11,15 @@ import sys
 
 import IPython.display
 import matplotlib.pyplot
+import numpy as np
+import PIL.Image
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.append(os.path.join(ROOT, 'report'))
+sys.path += [os.path.join(ROOT, name) for name in ('report', 'leaderboard', 'data')]
 
 from build import is_repositorys      # noqa: E402
+from stand_in import normalise_character      # noqa: E402
 
 # A smaller stand-in and shorter trainings than the reader's
 SMALLER = [(r'^EPOCH = \d+', 'EPOCH = 1'), ("'20000'", "'1500'"), ("'2560'", "'130'")]
@@ -157,7 +160,7 @@ def test_every_cell_runs_in_order_and_after_all_that_follow_it(executed, capsys)
     check_submission()
     assert (folder / 'DLAD-test-predict.csv').read_text() == 'not touched'
     before = {name: dict(row) for name, row in session.names['networks'].items()}
-    assert OWN or sorted(before) == ['baseline', 'convolutional']
+    assert OWN or sorted(before) == ['baseline', 'notebook']
     if OWN:
         return
     first = read_bytes('stand-in-predict.csv')
@@ -171,7 +174,7 @@ def test_every_cell_runs_in_order_and_after_all_that_follow_it(executed, capsys)
         assert row['corrected'] == before[name]['corrected'], name
     session.run(*CELLS[:CELLS.index(cell('train_rows, val_rows ='))])      # the data are there
     printed = capsys.readouterr().out
-    assert printed.count('STAND-IN DATA') >= 10 and 'weights take no part' in printed
+    assert printed.count('STAND-IN DATA') >= 10 and 'of "large" take no part' in printed
     assert 'Do not upload it' in printed and 'Stand-in test accuracy' in printed
     assert read_bytes('stand-in-predict.csv') == first, 'the same seed gave another submission'
 
@@ -268,7 +271,7 @@ def test_a_network_is_measured_on_the_rows_that_were_held_back_for_it(session):
 
 @pytest.mark.parametrize('held_back', [True, False])
 def test_the_weights_of_the_leaderboard_take_part_only_with_their_rows(session, held_back, capsys):
-    finished = session.names['convolutional'] if held_back else session.names['model'].Network()
+    finished = session.names['notebook'] if held_back else session.names['model'].Network()
     paths = [f'leaderboard/character_network.{kind}' for kind in ('npz', 'csv')]
     for path in paths:
         with open(path, 'w') as file:
@@ -278,18 +281,18 @@ def test_the_weights_of_the_leaderboard_take_part_only_with_their_rows(session, 
         lambda net, rows, *more: predict(net, rows),
         session.names['model'].Network.predict_augmented)
     try:
-        session.run(cell('finished = None'), load_leaderboard=lambda weights: finished)
+        session.run(cell('finished = None'), load_large=lambda weights: finished)
     finally:
         session.names['model'].Network.predict_augmented = kept
         for path in paths:
             os.remove(path)
-    assert ('leaderboard' in session.names['networks']) == held_back
-    assert ('weights take no part' in capsys.readouterr().out) != held_back
+    assert ('large' in session.names['networks']) == held_back
+    assert ('of "large" take no part' in capsys.readouterr().out) != held_back
 
 
 def test_the_network_that_one_adds_is_submitted_under_its_own_name(session, capsys):
     add, net = session.names['add_network'], session.names['baseline']
-    for name in ('leaderboard', 'baseline', 'convolutional'):
+    for name in ('large', 'baseline', 'notebook'):
         with pytest.raises(ValueError, match=f'the name {name} is taken'):
             add(name, net, 1, 'me')
     other = session.names['model'].Network()
@@ -315,7 +318,7 @@ def test_a_training_that_was_interrupted_at_once_takes_no_part(session, capsys):
                 cell('best = max('), show_progress=interrupt)
     printed = capsys.readouterr().out
     assert 'Interrupted after 0 epochs.' in printed and 'baseline was not trained' in printed
-    assert list(session.names['networks']) == ['convolutional']
+    assert list(session.names['networks']) == ['notebook']
 
 
 def test_a_training_that_diverges_ends_in_a_sentence_without_warnings(session):
@@ -339,6 +342,85 @@ def test_runs_of_ones_own_are_drawn_as_far_as_they_go(session, capsys, text, set
     shutil.rmtree('report')
     expected = f'{settings} runs of {settings} settings' if settings else 'The figure is left out'
     assert expected in printed
+
+
+# A wrong layer, and a character of one's own ------------------------------------------------------
+
+def test_a_wrong_layer_and_its_likely_mistake_are_shown(session, capsys):
+    shown = cell('from mistakes import hint')
+    session.run(cell('class MeanGradient('), shown)
+    assert 'its check and its hint are left out' in capsys.readouterr().out
+    os.makedirs('tests', exist_ok=True)
+    for name in ('mistakes.py', 'gradient_check.py'):
+        shutil.copy(os.path.join(ROOT, 'tests', name), 'tests')
+    session.run(shown)
+    shutil.rmtree('tests')
+    printed = capsys.readouterr().out
+    assert 'MeanGradient(5, 3): weight_grad[' in printed and 'elements wrong' in printed
+    assert 'likely mistake: It is 1/N = 1/4 of the right one, in every element.' in printed
+
+
+def draw_seven(height, width):
+    """A 7 of strokes: True where there is ink."""
+    row, column = np.mgrid[:height, :width] / min(height, width)
+    top = (abs(row - 0.2) < 0.05) & (abs(column - 0.5) < 0.25)
+    stem = (abs(column - 0.95 + row) < 0.07) & (row > 0.2) & (row < 0.8)
+    return top | stem
+
+
+def save_picture(path, ink, mode, paper, pen):
+    """Save ink as a picture of a mode of Pillow; paper and pen are brightnesses 0..1."""
+    gray = np.where(ink, pen, paper)
+    if mode == 'I;16':
+        picture = PIL.Image.fromarray((65535 * gray).astype(np.uint16))
+    elif mode in ('RGBA', 'LA'):      # transparent paper
+        alpha = PIL.Image.fromarray(np.where(ink, 255, 0).astype(np.uint8))
+        picture = PIL.Image.fromarray((255 * gray).astype(np.uint8)).convert(mode)
+        picture.putalpha(alpha)
+    else:
+        picture = PIL.Image.fromarray((255 * gray).astype(np.uint8)).convert(mode)
+    picture.save(path, 'JPEG' if mode == 'CMYK' else 'PNG')
+
+
+@pytest.mark.parametrize('mode, paper, pen', [
+    ('L', 1, 0), ('L', 0.6, 0.3), ('1', 1, 0), ('P', 1, 0), ('RGB', 0.9, 0.2), ('RGBA', 0.1, 0),
+    ('LA', 0.5, 0.2), ('I;16', 0.8, 0.1)])
+@pytest.mark.parametrize('height, width', [(28, 28), (90, 60), (400, 700)])
+def test_a_picture_of_ones_own_is_normalised_as_the_stand_in_does(
+        session, height, width, mode, paper, pen):
+    ink = draw_seven(height, width)
+    save_picture('my_character.png', ink, mode, paper, pen)
+    picture = session.names['read_picture']('my_character.png')
+    os.remove('my_character.png')
+    assert picture.shape == (height, width)
+    got = session.names['normalise'](picture).reshape(28, 28)
+    expected = normalise_character(~ink)
+    assert got.dtype == np.uint8 and got.max() == 255
+    assert abs(got.astype(int) - expected).max() <= 1, 'not what data/stand_in.py gives'
+
+
+@pytest.mark.parametrize('name', ['JPEG', 'PNG'])
+def test_the_network_reads_a_character_of_ones_own(session, capsys, name):
+    cells = CELLS[CELLS.index(cell('my_row, my_title')):]
+    session.run(*cells[:3])
+    assert 'a validation image, class' in capsys.readouterr().out
+    noise = np.random.default_rng(0).normal(0, 6, (300, 400))      # a photo, darker to one side
+    photo = np.where(draw_seven(300, 400), 40, 200) + noise + np.linspace(0, 30, 400)
+    photo = np.repeat(np.clip(photo, 0, 255).astype(np.uint8)[..., np.newaxis], 3, axis=2)
+    PIL.Image.fromarray(photo).save('my_character.png', name)
+    session.run(*cells[:3])
+    os.remove('my_character.png')
+    printed = capsys.readouterr().out
+    assert len(re.findall(r'\d%', printed)) == 5 and 'my_character.png: ' in printed, printed
+    same = normalise_character(~draw_seven(300, 400)).reshape(784).astype(int)
+    assert abs(session.names['my_row'] - same).mean() < 3
+
+
+def test_a_blank_picture_is_refused(session):
+    save_picture('my_character.png', np.zeros((30, 30), bool), 'L', 1, 0)
+    complaint = session.refusal(cell('my_row, my_title'))
+    os.remove('my_character.png')
+    assert 'is blank' in complaint
 
 
 # The exercises ------------------------------------------------------------------------------------
