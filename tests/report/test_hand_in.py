@@ -328,7 +328,9 @@ def test_a_signal_ends_it_in_a_sentence_and_leaves_nothing(project, tmp_path, na
                        JUPYTER_RUNTIME_DIR=str(tmp_path / 'tmp' / 'runtime'))
     process = subprocess.Popen(
         [sys.executable, '-c', COMMAND, os.path.join(ROOT, 'report'), str(project),
-         str(hand_in.GRADER)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+         str(hand_in.GRADER)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell's background jobs ignore some signals, and would hand this on
+        preexec_fn=lambda: signal.signal(getattr(signal, name), signal.SIG_DFL))
     while process.poll() is None and not (started.exists() and started.read_text()):
         time.sleep(0.1)
     process.send_signal(getattr(signal, name))
