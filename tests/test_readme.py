@@ -33,7 +33,7 @@ def test_the_examples_print_what_the_readme_says():
 
 def edit(path, pattern, text):
     """Replace what the pattern finds first, in a copied file."""
-    changed, count = re.subn(pattern, lambda match: text, read(path), 1, re.MULTILINE)
+    changed, count = re.subn(pattern, lambda match: text, read(path), count=1, flags=re.MULTILINE)
     path.write_text(changed, encoding='utf-8')
     return count
 
