@@ -39,8 +39,11 @@ def fuse(layers):
 def run_length(layers):
     """How many layers at the start of the list a Block can compute, 0 if it cannot."""
     types = tuple(type(layer) for layer in layers[:4])
-    lengths = [len(run) for run in RUNS if types[:len(run)] == run]
-    return lengths[0] if lengths and layers[0].is_fast() and layers[0].bias is None else 0
+    for run in RUNS:
+        if types[:len(run)] == run:
+            is_fast = layers[0].is_fast() and layers[0].bias is None
+            return len(run) if is_fast else 0
+    return 0
 
 
 class Block(_Layer):

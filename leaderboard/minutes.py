@@ -33,7 +33,7 @@ from checkpoint import write_csv                                                
 from fast_conv2d import Conv2d                                                  # noqa: E402
 from network import (CHARACTER_TRAINING, Network, Training, character_network,  # noqa: E402
                      read_train, score, split_rows)
-from parallel import ParallelNetwork, blas_threads                                            # noqa: E402
+from parallel import ParallelNetwork, blas_threads                              # noqa: E402
 from train import NETWORKS, TRAININGS, predict_ways                             # noqa: E402
 
 COLUMNS = ['size', 'side', 'seed', 'epochs', 'balanced', 'corrected', 'augmented']
@@ -93,10 +93,13 @@ class Series(object):
         """The columns of balanced accuracy, in percent, of a Network or a TorchNetwork."""
         pixels, label = self.validation
         ways = predict_ways(net, pixels, self.train[1])
-        found = {name: round(score(ways[name].argmax(axis=1), label).balanced_accuracy, 3)
-                 for name in ways}
-        found['balanced'] = found.pop('plain')
-        return dict({'augmented': found['corrected']}, **found)
+        ways.setdefault('augmented', ways['corrected'])      # a network without Augment
+        found = {}
+        for name, way in (('balanced', 'plain'), ('corrected', 'corrected'),
+                          ('augmented', 'augmented')):
+            predicted = ways[way].argmax(axis=1)
+            found[name] = round(score(predicted, label).balanced_accuracy, 3)
+        return found
 
 
 def read_rows(path):
@@ -208,7 +211,8 @@ def time_all(options, series):
     """Measure an epoch of each size, and write the table of seconds."""
     path = options.start + '-seconds.csv'
     rows = []
-    sizes = {TIMED_AS.get(size, size): None for size in options.only}
+    wanted = {TIMED_AS.get(size, size) for size in options.only}
+    sizes = [size for size in SIZES if size in wanted]
     if os.path.exists(path):      # the sizes that are not measured now keep their rows
         table = pd.read_csv(path, comment='#')
         rows = list(table[~table.part.isin(sizes)].itertuples(index=False))

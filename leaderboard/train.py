@@ -121,7 +121,8 @@ def read_options(arguments):
     parser.add_argument('--submission', default='DLAD-test-predict.csv', metavar='FILE',
                         help='default: %(default)s')
     options = parser.parse_args(arguments)
-    if options.epochs == 0 or min(options.epochs or 1, options.validation, options.seed) < 0:
+    too_few = options.epochs is not None and options.epochs < 1
+    if too_few or options.validation < 0 or options.seed < 0:
         parser.error('--epochs must be 1 or more, --validation and --seed 0 or more')
     options.curve = os.path.splitext(options.weights)[0] + '.csv'
     return options
@@ -187,7 +188,8 @@ def make_training(options, pixels, label):
                          f'{len(pixels)} rows to train on')
     if options.validation:
         chosen, kept = split_rows(len(pixels), options.validation, 0)
-        train, validation = (pixels[chosen], label[chosen]), (pixels[kept], label[kept])
+        train = (pixels[chosen], label[chosen])
+        validation = (pixels[kept], label[kept])
     net = character_network(np.random.default_rng(options.seed), Conv2d=Conv2d,
                             Network=ParallelNetwork, **NETWORKS[options.network])
     settings = dict(CHARACTER_TRAINING, seed=options.seed, **TRAININGS[options.network])
