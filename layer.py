@@ -159,20 +159,6 @@ def random_generator(rng):
 
 # More activations, and the loss of the handout's derivation ---------------------------------------
 
-class LeakyReLU(_Layer):
-    """h(a) = a where a > 0, else slope * a. h'(a) = 1 where a > 0, else slope."""
-
-    def __init__(self, slope=0.01):
-        self.slope = slope
-
-    def forward(self, input):
-        self.input = input
-        return np.where(input > 0, input, self.slope * input)
-
-    def backward(self, output_grad):
-        return np.where(self.input > 0, output_grad, self.slope * output_grad)
-
-
 class Sigmoid(_Layer):
     """h(a) = 1 / (1 + exp(-a)). h'(a) = h(a) (1 - h(a))."""
 
@@ -257,6 +243,20 @@ class Flatten(Reshape):
     def forward(self, input):
         self.input_shape = input.shape
         return input.reshape(len(input), np.prod(input.shape[1:], dtype=int))
+
+
+class Crop(_Layer):
+    """Cut off the border: (N, H, W, C) -> (N, H - 2 border, W - 2 border, C)."""
+
+    def __init__(self, border):
+        self.border = border
+
+    def forward(self, input):
+        return input[:, self.border:-self.border, self.border:-self.border]
+
+    def backward(self, output_grad):
+        sides = (self.border, self.border)
+        return np.pad(output_grad, ((0, 0), sides, sides, (0, 0)), mode='constant')
 
 
 class Dropout(_Layer):

@@ -2,7 +2,7 @@
 """How fast is the framework? It times an epoch, and prediction, beside PyTorch and scikit-learn.
 
     python leaderboard/benchmark.py                   some minutes on two cores
-    python leaderboard/benchmark.py --only cnn        some networks of it
+    python leaderboard/benchmark.py --only large        some networks of it
 
 The sides get the same network, weights and rows:
 
@@ -33,11 +33,12 @@ sys.path[:0] = [os.path.dirname(HOME)]
 
 import fast_conv2d                                                              # noqa: E402
 from checkpoint import write_csv                                                # noqa: E402
-from layer import (BatchNorm, Conv2d, Dropout, Flatten, FullyConnected,         # noqa: E402
-                   MaxPool2d, PixelScaling, ReLU, Reshape, SoftmaxWithLoss)
-from network import Network, Training, character_network                        # noqa: E402
+from layer import Conv2d, Dropout, FullyConnected, PixelScaling, ReLU           # noqa: E402
+from network import (CHARACTER_TRAINING, Network, Training,                     # noqa: E402
+                     character_network)
 from parallel import ParallelNetwork, blas_kernels, blas_threads                # noqa: E402
 from torch_training import TorchNetwork                                         # noqa: E402
+from train import NETWORKS                                                      # noqa: E402
 
 CORES = os.cpu_count() or 1
 EPOCH = 92000                # the lab's 100,000 training rows without 8,000 for validation
@@ -64,31 +65,9 @@ def fully_connected(sizes):
     return Network(layers[:-1])
 
 
-def cnn(Conv2d=Conv2d, Network=Network):
-    """The small convolutional network, in the usual order of its layers."""
-    rng = np.random.default_rng(0)
-    layers = [PixelScaling(), Reshape(28, 28, 1)]
-    for channels, outputs in ((1, 32), (32, 64), (64, 128)):
-        layers += [Conv2d(channels, outputs, rng=rng, bias=False), BatchNorm(outputs), ReLU(),
-                   MaxPool2d()]
-    layers += [Flatten(), FullyConnected(4 * 4 * 128, 256, rng), BatchNorm(256), ReLU(),
-               FullyConnected(256, 47, rng)]
-    return Network(layers)
-
-
-def wide(Conv2d=Conv2d, Network=Network):
-    """Five convolutions, as in the network for the leaderboard. Nothing draws random numbers.
-
-    The channels are fixed here, so that old and new times are those of one network.
-    """
-    net = character_network(stages=((48,), (96, 96), (192, 192)), augment=0, Conv2d=Conv2d)
-    layers = [each for each in net.layers if not isinstance(each, Dropout)]
-    return Network(layers, SoftmaxWithLoss())
-
-
 MLPS = {'784-60-47': (784, 60, 47), 'baseline': (784, 512, 256, 47),
         '1024x3': (784, 1024, 1024, 1024, 47)}
-CNNS = {'cnn': cnn, 'wide': wide}
+CNNS = ['notebook', 'large']      # of train.py, without what draws random numbers
 NAMES = [*MLPS, *CNNS]
 
 
@@ -96,10 +75,12 @@ def make_networks(name):
     """-> the plain network of that name, and the fast one with the same weights or None."""
     if name in MLPS:
         return fully_connected(MLPS[name]), None
-    plain = CNNS[name]()
-    fast = CNNS[name](fast_conv2d.Conv2d, ParallelNetwork)
-    fast.set_arrays(plain.arrays())
-    return plain, fast
+    nets = []
+    for kind, convolution in ((Network, Conv2d), (ParallelNetwork, fast_conv2d.Conv2d)):
+        settings = dict(NETWORKS[name], augment=0)
+        layers = character_network(Conv2d=convolution, **settings).layers
+        nets.append(kind([each for each in layers if not isinstance(each, Dropout)]))
+    return nets
 
 
 # The machine --------------------------------------------------------------------------------------
@@ -210,7 +191,7 @@ def spread(numbers):
 
 def measure(name, rows, repeats):
     """An epoch of a network, then prediction, beside the others -> Rows."""
-    batch = 100 if name in MLPS else 128
+    batch = 100 if name in MLPS else CHARACTER_TRAINING['batch_size']
     pixels, label = random_rows(rows)
     plain, fast = make_networks(name)
     # The plain convolution takes long, so it gets few rows
@@ -248,7 +229,7 @@ def draw(start):
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     table = pd.read_csv(start + '.csv', comment='#')
-    plain_convolution = (table.side == 'ours') & table.part.isin(list(CNNS))
+    plain_convolution = (table.side == 'ours') & table.part.isin(CNNS)
     table = table[table.side.str.startswith('ours') & table.ratio.notna() & ~plain_convolution]
     names = [f'{row.measurement}: {row.ratio:.2f}' for row in table.itertuples()]
     error = [table.ratio - table.ratio_least, table.ratio_greatest - table.ratio]

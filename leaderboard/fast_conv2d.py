@@ -2,21 +2,21 @@
 
     Conv2d(16, 32)      takes the place of layer.Conv2d(16, 32): same weights, same gradients
 
-The plain layer multiplies 9 numbers for each output and channel. In one dimension, 7 outputs
+The plain layer multiplies 9 numbers for each output and channel. In one dimension, 6 outputs
 
-    a_y = w_0 z_y + w_1 z_{y+1} + w_2 z_{y+2}        for y = 0..6
+    a_y = w_0 z_y + w_1 z_{y+1} + w_2 z_{y+2}        for y = 0..5
 
-cost 21 multiplications. Toom and Cook need 9:
+cost 18 multiplications. Toom and Cook need 8:
 
-    1. B' z      9 sums of the 9 pixels z, each with constant factors
-    2. G w       9 such sums of the 3 weights; multiply each with the one of z
-    3. A'        the 7 outputs, as such sums of the 9 products:        a = A'((G w) * (B' z))
+    1. B' z      8 sums of the 8 pixels z, each with constant factors
+    2. G w       8 such sums of the 3 weights; multiply each with the one of z
+    3. A'        the 6 outputs, as such sums of the 8 products:        a = A'((G w) * (B' z))
 
-The images are cut into tiles of 7 x 7 outputs. Steps 1 and 3 are done along both axes: first down
-the columns, then along the rows. So a tile costs 81 products in place of 441. Each product is
-summed over the channels, which makes 81 matrix products of all tiles with all kernels.
+The images are cut into tiles of 6 x 6 outputs. Steps 1 and 3 are done along both axes: first down
+the columns, then along the rows. So a tile costs 64 products in place of 324. Each product is
+summed over the channels, which makes 64 matrix products of all tiles with all kernels.
 
-    V = B' z B     (81, tiles, C)      U = G w G'     (81, C, O)      a = A' (V U) A
+    V = B' z B     (64, tiles, C)      U = G w G'     (64, C, O)      a = A' (V U) A
 
 backward is the same three steps in reverse order, each transposed. In float32 all results are
 about 3e-5 of the greatest value less exact than those of the plain layer.
@@ -33,12 +33,12 @@ import numpy as np
 
 import layer
 
-TILE = 7            # outputs of a tile along each axis
-VALUES = 9          # TILE + 3 - 1 pixels that they depend on, and the number of products
+TILE = 6            # outputs of a tile along each axis
+VALUES = 8          # TILE + 3 - 1 pixels that they depend on, and the number of products
 CACHED = 2 ** 19    # numbers that are worked on at a time
 
-# 8 points and infinity. These round off less than whole numbers; see test_fast_conv2d.py
-POINTS = np.array([1 / 4, -1 / 4, 2 / 3, -2 / 3, 1.1, -1.1, 2, -2])
+# 7 points and infinity. These round off less than whole numbers; see test_fast_conv2d.py
+POINTS = np.array([0, 1 / 2, -1 / 2, 1, -1, 2, -2])
 
 
 class Conv2d(layer.Conv2d):
@@ -169,7 +169,7 @@ class Tiles(object):
 
 
 def correlate_tiles(images, weight, values):
-    """correlate_parts by Toom and Cook. The values are V, (9, 9, N * tiles, C)."""
+    """correlate_parts by Toom and Cook. The values are V, (8, 8, N * tiles, C)."""
     height, width, rows, channels = images.shape
     tiles = Tiles(height, width, rows, channels, weight.shape[3])
     A, B, G = toom_cook(images.dtype)
@@ -189,7 +189,7 @@ def tiles_backward(V, grad, weight, needs_input_grad):
     A, B, G = toom_cook(grad.dtype)
     products_grad = np.empty(V.shape[:3] + (outputs,), grad.dtype)
     if needs_input_grad:
-        U_turned = np.ascontiguousarray(both_axes(G, weight).transpose(0, 1, 3, 2))
+        U_turned = both_axes(G, np.ascontiguousarray(weight.transpose(0, 1, 3, 2)))
         images_grad = np.empty((height, width, rows, channels), grad.dtype)
     for part in tiles.parts:
         grad_part = products_grad[:, :, tiles.values(part)]
@@ -204,9 +204,9 @@ def tiles_backward(V, grad, weight, needs_input_grad):
 
 
 def pixels_to_values(matrix, images, border, tiles, values=None):
-    """Apply `matrix` (9, p) to both axes of each tile of p x p pixels.
+    """Apply `matrix` (8, p) to both axes of each tile of p x p pixels.
 
-    Images (H, W, n, C) -> (9, 9, tiles * n, C), into `values` if given. `border` pixels of zero are
+    Images (H, W, n, C) -> (8, 8, tiles * n, C), into `values` if given. `border` pixels of zero are
     put around the images; tiles with a border overlap.
     """
     height, width, rows, channels = images.shape
@@ -217,43 +217,50 @@ def pixels_to_values(matrix, images, border, tiles, values=None):
     if values is None:
         shape = (VALUES, VALUES, tiles.count * rows, channels)
         values = np.empty(shape, images.dtype)
-    tile_values = values.reshape(VALUES, VALUES, tiles.count, rows * channels)
-    for i in range(tiles.down):
-        strip = padded[TILE * i:TILE * i + side].reshape(side, -1)
-        columns = (matrix @ strip).reshape(VALUES, -1, rows * channels)
-        for j in range(tiles.across):
-            np.matmul(matrix, columns[:, TILE * j:TILE * j + side],
-                      out=tile_values[:, :, i * tiles.across + j])
+    strips = overlapping(padded.reshape(len(padded), -1), tiles.down, side)
+    columns = (matrix @ strips).reshape(tiles.down, VALUES, -1, rows * channels)
+    pixels = overlapping(columns, tiles.across, side)
+    places = values.reshape(VALUES, VALUES, tiles.down, tiles.across, rows * channels)
+    np.matmul(matrix, pixels, out=places.transpose(2, 0, 3, 1, 4))
     return values
 
 
-def values_to_pixels(matrix, values, tiles):
-    """Apply `matrix` (p, 9) to both axes of each tile of 9 x 9 values, and add tiles that overlap.
+def overlapping(array, count, side):
+    """A view (..., pixels, M) -> (..., count, side, M): tiles along the last axis but one."""
+    strides = array.strides[:-2] + (TILE * array.strides[-2],) + array.strides[-2:]
+    return np.lib.stride_tricks.as_strided(
+        array, array.shape[:-2] + (count, side) + array.shape[-1:], strides)
 
-    (9, 9, tiles * n, C) -> (height, width, n, C): p = 7 gives the tiles' outputs, p = 9 their
+
+def values_to_pixels(matrix, values, tiles):
+    """Apply `matrix` (p, 8) to both axes of each tile of 8 x 8 values, and add tiles that overlap.
+
+    (8, 8, tiles * n, C) -> (height, width, n, C): p = 6 gives the tiles' outputs, p = 8 their
     pixels with a border of 1 around the image.
     """
     side = len(matrix)
     border = side - TILE      # pixels that a tile shares with the next one
     channels = values.shape[3]
     rows = values.shape[2] // tiles.count
-    values = values.reshape(VALUES, VALUES, tiles.count, rows * channels)
-    shape = (tiles.full_height + border, tiles.full_width + border, rows * channels)
-    pixels = np.empty(shape, values.dtype)
-    columns = np.empty((VALUES,) + shape[1:], values.dtype)
+    values = values.reshape(VALUES, VALUES, tiles.down, tiles.across, rows * channels)
+    values = values.transpose(2, 0, 3, 1, 4)
+    shape = (tiles.full_height + border, tiles.full_width + border, rows, channels)
+    columns = np.empty((tiles.down, VALUES, shape[1], rows * channels), values.dtype)
+    for j in range(tiles.across):
+        add_tile(matrix, values[:, :, j], columns[:, :, TILE * j:TILE * j + side], j > 0)
+    columns = columns.reshape(tiles.down, VALUES, -1)
+    pixels = np.empty((shape[0], columns.shape[2]), values.dtype)
     for i in range(tiles.down):
-        for j in range(tiles.across):
-            place = columns[:, TILE * j:TILE * j + side]
-            overlap = place[:, :border if j else 0]
-            before = overlap.copy()
-            np.matmul(matrix, values[:, :, i * tiles.across + j], out=place)
-            overlap += before
-        place = pixels[TILE * i:TILE * i + side]
-        overlap = place[:border if i else 0]
-        before = overlap.copy()
-        np.matmul(matrix, columns.reshape(VALUES, -1), out=place.reshape(side, -1))
-        overlap += before
-    return pixels.reshape(shape[0], shape[1], rows, channels)
+        add_tile(matrix, columns[i], pixels[TILE * i:TILE * i + side], i > 0)
+    return pixels.reshape(shape)
+
+
+def add_tile(matrix, values, place, has_neighbour):
+    """place <- matrix @ values, added to what the tile before has in the pixels that they share."""
+    border = len(matrix) - TILE if has_neighbour else 0
+    before = place[..., :border, :].copy()
+    np.matmul(matrix, values, out=place)
+    place[..., :border, :] += before
 
 
 def both_axes(matrix, array):
@@ -265,10 +272,10 @@ def both_axes(matrix, array):
 
 @functools.lru_cache(maxsize=None)
 def toom_cook(dtype):
-    """-> A (9, 7), B (9, 9), G (9, 3) with a = A'((G w) * (B' z)).
+    """-> A (8, 6), B (8, 8), G (8, 3) with a = A'((G w) * (B' z)).
 
-    The product of two polynomials with 7 and 3 coefficients has degree 8. It is determined by its
-    values at 8 points and its leading coefficient, the "value at infinity". A and G evaluate the
+    The product of two polynomials with 6 and 3 coefficients has degree 7. It is determined by its
+    values at 7 points and its leading coefficient, the "value at infinity". A and G evaluate the
     two polynomials there, and B goes back to coefficients (Lagrange): s = B((A r) * (G w)). The sum
     of a convolution is the transpose of this map with respect to r.
     """
@@ -277,7 +284,7 @@ def toom_cook(dtype):
     B = np.zeros((VALUES, VALUES))
     for index, point in enumerate(POINTS):
         others = np.delete(POINTS, index)
-        B[:8, index] = np.poly(others)[::-1]      # prod (x - q) over the other points q
+        B[:-1, index] = np.poly(others)[::-1]      # prod (x - q) over the other points q
         G[index] /= np.prod(point - others)
-    B[:, 8] = np.poly(POINTS)[::-1]
+    B[:, -1] = np.poly(POINTS)[::-1]
     return A.astype(dtype), B.astype(dtype), G.astype(dtype)

@@ -1,24 +1,28 @@
-"""A Network that cuts each mini-batch into parts and computes them side by side, a thread each.
+"""A Network that cuts each mini-batch into parts and computes them side by side, a process each.
 
     net = ParallelNetwork([FullyConnected(784, 47)])      # two parts
     net.forward(data, label)                              # both parts forward, then the mean loss
     net.backward()                                        # both parts backward, then the sum
 
-NumPy lets other threads run while it computes, so two threads keep two cores busy. A thread needs
-its own caches. So each part has a replica: a plain Network whose layers are copies that share the
-weights. The gradient of a mean over all rows is the mean of the parts' gradients, weighted by
-their shares of the rows.
+Two threads of Python wait for each other at every call of NumPy; two processes do not. So the first
+part is computed here, and each other one by a helper, a forked copy of this process. The weights
+and the gradients of the helpers lie in memory that all share. The gradient of a mean over all rows
+is the mean of the parts' gradients, weighted by their shares of the rows.
 
-The numbers depend on the number of parts, but not on the number of cores or threads. BatchNorm
-normalises each part by the statistics of that part alone, as replicas on several GPUs do.
+The numbers depend on the number of parts, but not on the number of cores. BatchNorm normalises each
+part by the statistics of that part alone, as replicas on several GPUs do. Only Linux forks safely,
+so elsewhere there is one part.
 """
-import concurrent.futures
 import contextlib
-import copy
 import ctypes
 import functools
+import mmap
+import multiprocessing
+import operator
 import os
+import signal
 import sys
+import weakref
 
 import numpy as np
 
@@ -26,152 +30,196 @@ from fast_block import fuse
 from layer import target_rows
 from network import Network
 
+PIPES = weakref.WeakSet()      # this process's ends of the pipes to its helpers
+
 
 class ParallelNetwork(Network):
     """A Network that computes `parts` parts of each batch side by side.
 
     Its numbers are those of Network, except for BatchNorm in training. A batch too small for two
-    rows a part is cut into fewer parts, because BatchNorm needs two rows. Each replica draws random
-    numbers of its own.
+    rows a part is cut into fewer parts, because BatchNorm needs two rows. Each part draws random
+    numbers of its own. Layers, the loss and weights may be exchanged, and numbers and states of a
+    layer be set. The helpers do not see other changes of a layer.
     """
 
     def __init__(self, layers=None, loss=None, rng=None, input_shape=None, parts=2):
-        self.replicas = []
-        super().__init__(layers, loss, rng, input_shape)
         if not isinstance(parts, int) or parts < 1:
             raise ValueError(f'parts is {parts!r}, expected 1 or more')
-        self.parts = parts
-        self.shares = []        # what share of the last batch's rows each replica got
-        self.make_replicas()
+        self.parts = parts if sys.platform == 'linux' else 1
+        self.replica = None         # the layers in blocks: it computes a part
+        self.helpers = []
+        self.known = []             # the objects that replica and helpers are made of
+        self.shared = []            # the weights
+        self.process = None         # to which they belong
+        self.shares = []            # what share of the last batch's rows each part got
+        self.is_to_keep = True      # what forward keeps: False in `evaluation`
+        super().__init__(layers, loss, rng, input_shape)
+        self.share_weights()
         keep_freed_memory()
-
-    def make_replicas(self):
-        """Make a replica for each part. The first has the network's own layers, not copies."""
-        self.twins = [list(self.layers)]      # the layers that the replicas compute
-        for _ in range(1, self.parts):
-            layers = [copy.copy(layer) for layer in self.layers]
-            for layer in layers:
-                if hasattr(layer, 'rng'):      # no two threads may draw from one generator
-                    layer.rng = np.random.default_rng(layer.rng.integers(2 ** 31))
-            self.twins.append(layers)
-        self.replicas = [Network(fuse(layers), copy.copy(self.loss), input_shape=self.input_shape)
-                         for layers in self.twins]
 
     def forward(self, input, target):
         """Rows (N, ...) and targets (N,) or (N, K) -> predictions (N, K) and the mean loss."""
         self.is_forward_done = False
         target = target_rows(target, (len(input),) + self.shapes()[-1])
-        self.refresh_replicas()
         count = self.part_count(input)
         inputs = np.array_split(input, count)
-        results = self.run(forward_part, inputs, np.array_split(target, count),
-                           np.array_split(np.arange(len(input)), count))
+        results, states = self.run('forward', zip(inputs, np.array_split(target, count)))
         self.shares = [len(part) / max(1, len(input)) for part in inputs]
-        self.merge_states()
-        predict = np.concatenate([predict for predict, _ in results])
-        loss = sum(share * loss for share, (_, loss) in zip(self.shares, results))
+        for layer, *parts in zip(self.layers, *states):
+            for name in layer.state_names if layer.training else ():
+                setattr(layer, name, self.mean([part[name] for part in parts]))
         self.is_forward_done = True
-        return predict, loss
+        predictions, losses = zip(*results)
+        return np.concatenate(predictions), self.mean(losses)
 
     def backward(self):
         """Set every layer's weight_grad and bias_grad: the gradients of the last forward's loss."""
         if not self.is_forward_done:
             raise RuntimeError('backward needs a whole forward before it')
-        self.run(Network.backward)
-        for _, layer, attribute in self.parameters():
-            self.merge(layer, attribute + '_grad')
+        self.run('backward', [()] * len(self.shares))
+        helpers = self.helpers[:len(self.shares) - 1]
+        for index, (_, layer, attribute) in enumerate(self.parameters()):
+            grad = getattr(layer, attribute + '_grad')
+            grads = [view(helper.grads[index], grad) for helper in helpers]
+            setattr(layer, attribute + '_grad', self.mean([grad] + grads))
 
     def predict_batch(self, input):
         """Predict one batch in the present mode."""
-        self.refresh_replicas()
         parts = np.array_split(input, self.part_count(input))
-        return np.concatenate(self.run(Network.predict_batch, parts))
+        return np.concatenate(self.run('predict_batch', zip(parts))[0])
 
     @contextlib.contextmanager
     def evaluation(self):
-        """Evaluation mode for a `with` block. Then all is as before, in the replicas, too."""
+        """Evaluation mode for a `with` block. Then all is as before, in the helpers, too."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(super().evaluation())
-            for replica in self.replicas:
-                stack.enter_context(replica.evaluation())
+            if self.replica:
+                stack.enter_context(self.replica.evaluation())
+            self.is_to_keep = False
             yield
 
-    def reseed(self, seed):
-        """Give each layer of each replica a new generator, from a list of integers."""
-        self.refresh_replicas()
-        for number, layers in enumerate(self.twins):
-            for index, layer in enumerate(layers):      # the index in the network, not in a replica
-                if hasattr(layer, 'rng'):
-                    layer.rng = np.random.default_rng([*seed, number, index])
+    def __getstate__(self):      # a copy makes its own
+        return dict(vars(self), helpers=[], known=[], shared=[])
 
     # How it is done -------------------------------------------------------------------------------
-
-    def refresh_replicas(self):
-        """Give the replicas the present layers, weights, modes and settings."""
-        if self.layers != self.twins[0]:      # a layer was exchanged
-            self.make_replicas()
-        for number, replica in enumerate(self.replicas):
-            replica.loss = copy.copy(self.loss) if number else self.loss
-            for layer, twin in zip(self.layers, self.twins[number]):
-                own = {'rng': twin.rng} if hasattr(twin, 'rng') else {}
-                twin.__dict__ = dict(vars(layer), **own)
 
     def part_count(self, input):
         """The number of parts of this batch."""
         return max(1, min(self.parts, len(input) // 2))
 
-    def run(self, method, *arrays):
-        """[method(replica, its part of each array)] for the parts of a batch, side by side.
+    def mean(self, parts):
+        """The mean of an array or a number of each part, weighted by share, in order."""
+        return parts[0] if len(parts) == 1 else sum(map(operator.mul, self.shares, parts))
 
-        `arrays` hold lists of parts. Without any, the parts are those of the last batch.
+    def share_weights(self):
+        """Move weights that are new into memory that forked processes share."""
+        if self.process != os.getpid():      # a forked copy of the user's: it gets its own
+            self.process, self.shared = os.getpid(), []
+        for _, layer, attribute in self.parameters():
+            weight = getattr(layer, attribute)
+            if not any(weight is each for each in self.shared):
+                setattr(layer, attribute, view(shared_memory(weight), weight))
+                getattr(layer, attribute)[...] = weight
+        self.shared = [getattr(layer, attribute) for _, layer, attribute in self.parameters()]
+
+    def make_ready(self):
+        """Make a replica and helpers, if there are none or a layer or an array was exchanged."""
+        self.share_weights()
+        objects = self.layers + [self.loss] + self.shared
+        same = len(objects) == len(self.known) and all(map(operator.is_, objects, self.known))
+        if not same or len(self.helpers) != self.parts - 1:
+            self.known = objects
+            self.replica = Network(fuse(self.layers), self.loss, input_shape=self.input_shape)
+            self.helpers = []
+            self.helpers = [Helper(self) for _ in range(1, self.parts)]
+
+    def run(self, method, parts):
+        """Run a method of Network for each of `parts`, tuples of its arguments, side by side.
+
+        -> [its result], [the states of each layer], of each part
         """
-        count = len(arrays[0]) if arrays else max(1, len(self.shares))
-        jobs = [functools.partial(method, self.replicas[index], *[parts[index] for parts in arrays])
-                for index in range(count)]
-        if count == 1:
-            return [jobs[0]()]
-        pool = thread_pool(os.getpid(), min(self.parts, os.cpu_count() or 1))
-        futures = []
-        with blas_threads(1):
-            try:
-                for job in jobs:
-                    futures.append(pool.submit(job))
-                return [future.result() for future in futures]
-            finally:      # after an error and Ctrl-C, too, no thread may go on to change layers
-                concurrent.futures.wait(futures)
-
-    def merge_states(self):
-        """Set the states that training changes, e.g. running_mean, to the mean of the replicas."""
-        for layer in self.layers:
-            if layer.training:
-                for attribute in layer.state_names:
-                    self.merge(layer, attribute)
-
-    def merge(self, layer, attribute):
-        """Set an attribute to the mean of the replicas' arrays, weighted by share, in order."""
-        if len(self.shares) < 2:
-            return
-        index = self.layers.index(layer)
-        total = getattr(self.twins[0][index], attribute) * self.shares[0]
-        for share, layers in zip(self.shares[1:], self.twins[1:]):
-            total += getattr(layers[index], attribute) * share
-        setattr(layer, attribute, total)
-
-
-def forward_part(replica, input, target, rows):
-    """Network.forward for the rows with these numbers in the batch. Its errors name them."""
-    try:
-        return Network.forward(replica, input, target)
-    except ValueError as error:
-        if len(rows) == 0 or rows[0] == 0:
+        self.make_ready()
+        first, *others = parts
+        try:
+            for helper, arguments in zip(self.helpers, others):
+                settings = [settings_of(each) for each in self.layers + [self.loss]]
+                helper.pipe.send((settings, self.is_to_keep, method, arguments))
+            with blas_threads(1):
+                done = [self.run_part(method, first)]
+            done += [helper.receive() for helper, _ in zip(self.helpers, others)]
+        except BaseException:      # Ctrl-C, too: what the helpers still send is for nobody
+            self.helpers.clear()
             raise
-        raise ValueError(f'rows {rows[0]} to {rows[-1]} of the batch: {error}')
+        return list(zip(*done))
+
+    def run_part(self, method, arguments):
+        """Run a method of Network in this process -> its result, [the states of each layer]."""
+        result = getattr(self.replica, method)(*arguments)
+        return result, [{name: getattr(layer, name) for name in layer.state_names}
+                        for layer in self.layers]
+
+    def serve(self, pipe, grads):
+        """In a helper: do what comes through the pipe, until it is closed."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)      # Ctrl-C is for the first process
+        for each in list(PIPES):
+            each.close()
+        np.seterr(all='ignore')      # the first process looks at the results
+        with contextlib.suppress(EOFError, OSError), blas_threads(1):
+            while True:
+                settings, is_to_keep, method, arguments = pipe.recv()
+                try:
+                    with contextlib.ExitStack() if is_to_keep else self.replica.evaluation():
+                        for each, values in zip(self.layers + [self.loss], settings):
+                            vars(each).update(values)
+                        reply = self.run_part(method, arguments)
+                    for memory, (_, layer, attribute) in zip(grads, self.parameters()):
+                        if method == 'backward':
+                            grad = getattr(layer, attribute + '_grad')
+                            view(memory, grad)[...] = grad
+                except Exception as error:
+                    reply = error
+                pipe.send(reply)
 
 
-@functools.lru_cache(maxsize=1)
-def thread_pool(process, count):
-    """The threads that all networks share. A forked child is another process: it makes its own."""
-    return concurrent.futures.ThreadPoolExecutor(count)
+class Helper(object):
+    """A forked copy of this process, as this process sees it. It ends with this object."""
+
+    def __init__(self, net):
+        self.grads = [shared_memory(weight) for weight in net.shared]
+        self.pipe, end = multiprocessing.Pipe()
+        PIPES.add(self.pipe)
+        fork = multiprocessing.get_context('fork')
+        fork.Process(target=net.serve, args=(end, self.grads), daemon=True).start()
+        end.close()
+
+    def receive(self):
+        """What it replies. Its exceptions are raised here."""
+        try:
+            reply = self.pipe.recv()
+        except EOFError:
+            raise ChildProcessError('a helper process has ended: is there memory for it?')
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+def settings_of(layer):
+    """{name: value} of a layer's numbers, modes and states, and a generator that its rng seeds."""
+    found = {name: value for name, value in vars(layer).items()
+             if isinstance(value, (int, float, np.generic)) or name in layer.state_names}
+    if hasattr(layer, 'rng') and layer.training:
+        found['rng'] = np.random.default_rng(layer.rng.integers(2 ** 63))
+    return found
+
+
+def shared_memory(array):
+    """Memory that forked processes share, for an array of this size and up to 8 bytes a number."""
+    return mmap.mmap(-1, 8 * max(1, array.size))
+
+
+def view(memory, array):
+    """-> an array of this shape and dtype in the memory."""
+    return np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)
 
 
 @functools.lru_cache(maxsize=1)

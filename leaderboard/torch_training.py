@@ -21,8 +21,8 @@ except ImportError:
     torch = None
 
 import layer
-from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected, MaxPool2d, PixelScaling,
-                   ReLU, Reshape)
+from layer import (Augment, BatchNorm, Crop, Dropout, Flatten, FullyConnected, MaxPool2d,
+                   PixelScaling, ReLU, Reshape)
 from network import Network
 
 
@@ -47,7 +47,7 @@ def torch_layer(each, shape, image_shape):
     """
     simple = {ReLU: lambda: nn.ReLU(inplace=True), Flatten: nn.Flatten,
               MaxPool2d: lambda: nn.MaxPool2d(2, ceil_mode=True),
-              Dropout: lambda: nn.Dropout(each.p),
+              Dropout: lambda: nn.Dropout(each.p), Crop: lambda: nn.ZeroPad2d(-each.border),
               Reshape: lambda: nn.Unflatten(1, (each.shape[2],) + each.shape[:2])}
     if type(each) in simple:
         return simple[type(each)]()

@@ -22,8 +22,9 @@ from check import refuse_misplaced      # noqa: E402
 from checkpoint import Checkpoint, write_csv, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
-from layer import Augment      # noqa: E402
-from network import (CHARACTER_TRAINING, CLASS_NAMES, Training,      # noqa: E402
+from layer import (Augment, BatchNorm, FullyConnected, PixelScaling, ReLU,      # noqa: E402
+                   SoftmaxWithLoss)
+from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, Training,      # noqa: E402
                      character_network, correct_class_prior, epoch_line, even_class_counts,
                      read_csv, read_train, score, split_rows, write_submission)
 from parallel import ParallelNetwork, blas_kernels      # noqa: E402
@@ -31,22 +32,43 @@ from parallel import ParallelNetwork, blas_kernels      # noqa: E402
 COPIES = 8      # of each row, for test-time augmentation
 PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 
-NARROW = {'stages': ((16,), (64, 64), (128, 128)), 'dropout': 0.1, 'augment': 1.0}
-# --network SIZE: what character_network gets, and what differs from CHARACTER_TRAINING
+# --network NAME: the layers that character_network makes, and what differs from CHARACTER_TRAINING
 NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
     'notebook': {'stages': ((16,), (32,), (64,)), 'hidden': 128, 'dropout': 0.1, 'augment': 0},
-    'small': NARROW,
-    'medium': NARROW,      # trained for twice as many epochs
     'large': {},
 }
 TRAININGS = {
     'tiny': {'epochs': 1},
-    'notebook': {'epochs': 6, 'ema_decay': 0.99},
-    'small': {'epochs': 6},
-    'medium': {'epochs': 12},
+    'baseline': {'epochs': 6, 'batch_size': 128, 'lr': 0.3, 'ema_decay': 0.0},      # Network()
+    'notebook': {'epochs': 6, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.99},
+    'connected': {'epochs': 60},
     'large': {},
 }
+
+
+def make_network(name, seed):
+    """The network of that name, with its first weights."""
+    rng = np.random.default_rng(seed)
+    if name == 'baseline':
+        return Network(rng=rng)
+    if name == 'connected':
+        return ParallelNetwork(connected_layers(rng), SoftmaxWithLoss(label_smoothing=0.1))
+    return character_network(rng, Conv2d=Conv2d, Network=ParallelNetwork, **NETWORKS[name])
+
+
+def connected_layers(rng, units=(784, 1024, 1024), elastic=1.0):
+    """Fully connected layers, trained with strong elastic distortion (after Simard et al. 2003)."""
+    layers = [PixelScaling(), Augment(rotation=10, scale=0.1, shear=0.12, shift=1.2,
+                                      elastic=elastic, rng=rng)]
+    for inputs, outputs in zip(units, units[1:]):
+        layers += [FullyConnected(inputs, outputs, rng), BatchNorm(outputs), ReLU()]
+    return layers + [FullyConnected(units[-1], 47, rng)]
+
+
+def settings_of(name):
+    """The settings of its Training."""
+    return dict(CHARACTER_TRAINING, **TRAININGS[name])
 
 
 # What is printed ----------------------------------------------------------------------------------
@@ -109,8 +131,8 @@ def read_options(arguments):
                         help='folder of train.csv and test.csv (default: %(default)s)')
     parser.add_argument('--validation', type=int, default=8000, metavar='ROWS',
                         help='rows kept for validation, 0 to train on all (default: %(default)s)')
-    parser.add_argument('--network', choices=list(NETWORKS), default='large', metavar='SIZE',
-                        help=', '.join(NETWORKS) + '; tiny only tries the command '
+    parser.add_argument('--network', choices=list(TRAININGS), default='large', metavar='NAME',
+                        help=', '.join(TRAININGS) + '; tiny only tries the command '
                              '(default: %(default)s)')
     parser.add_argument('--epochs', type=int, metavar='N', help='default: as the network needs')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='default: %(default)s')
@@ -190,9 +212,8 @@ def make_training(options, pixels, label):
         chosen, kept = split_rows(len(pixels), options.validation, 0)
         train = (pixels[chosen], label[chosen])
         validation = (pixels[kept], label[kept])
-    net = character_network(np.random.default_rng(options.seed), Conv2d=Conv2d,
-                            Network=ParallelNetwork, **NETWORKS[options.network])
-    settings = dict(CHARACTER_TRAINING, seed=options.seed, **TRAININGS[options.network])
+    net = make_network(options.network, options.seed)
+    settings = dict(settings_of(options.network), seed=options.seed)
     if options.epochs:
         settings['epochs'] = options.epochs
     return Training(net, train, validation, **settings)

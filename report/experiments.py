@@ -24,8 +24,8 @@ sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'leaderboard')]
 
 from checkpoint import replacing                                                      # noqa: E402
 from fast_conv2d import Conv2d                                                        # noqa: E402
-from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected,              # noqa: E402
-                   LeakyReLU, MaxPool2d, PixelScaling, ReLU, Reshape, Sigmoid, SoftmaxWithLoss,
+from layer import (_Layer, Augment, BatchNorm, Dropout, Flatten, FullyConnected,              # noqa: E402
+                   MaxPool2d, PixelScaling, ReLU, Reshape, Sigmoid, SoftmaxWithLoss,
                    SquaredError, Tanh)
 from network import (Network, character_network, one_cycle, read_train, score,        # noqa: E402
                      split_rows)
@@ -40,6 +40,17 @@ KINDS = {'factor': str, 'setting': str, 'seed': int, 'epochs': int, 'epoch': int
 
 
 # The settings -------------------------------------------------------------------------------------
+
+class LeakyReLU(_Layer):
+    """h(a) = a where a > 0, else 0.01 a."""
+
+    def forward(self, input):
+        self.slope = np.where(input > 0, input.dtype.type(1), input.dtype.type(0.01))
+        return self.slope * input
+
+    def backward(self, output_grad):
+        return output_grad * self.slope
+
 
 def fully_connected(rng, hidden=(512, 256), activation=ReLU, mean=0.0, std=1.0, norm=False,
                     template_weights=False, dropout=0.0, augment=None, loss=None):

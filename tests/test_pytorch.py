@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradient_check import compare
-from layer import (Augment, BatchNorm, Conv2d, Flatten, FullyConnected, LeakyReLU, MaxPool2d, ReLU,
+from layer import (Augment, BatchNorm, Conv2d, Crop, Flatten, FullyConnected, MaxPool2d, ReLU,
                    Reshape, Sigmoid, SoftmaxWithLoss, SquaredError, Tanh)
 from network import Network
 from small_networks import normal
@@ -48,7 +48,7 @@ FORMS = {     # what PyTorch computes for a layer, an input and {name: tensor} o
         F.max_pool2d(channels_first(x), 2, ceil_mode=True)),
     ReLU: lambda layer, x, twin: F.relu(x), Sigmoid: lambda layer, x, twin: torch.sigmoid(x),
     Tanh: lambda layer, x, twin: torch.tanh(x), Flatten: lambda layer, x, twin: x.flatten(1),
-    LeakyReLU: lambda layer, x, twin: F.leaky_relu(x, layer.slope),
+    Crop: lambda layer, x, twin: F.pad(x, [0, 0] + 4 * [-layer.border]),
     Reshape: lambda layer, x, twin: x.reshape((-1,) + layer.shape)}
 
 
@@ -72,7 +72,7 @@ def twin_of(layer):
 
 LAYERS = [     # the layer, and the shape of its input
     (FullyConnected(5, 3), (4, 5)), (FullyConnected(1, 7), (1, 1)),
-    (ReLU(), (4, 5)), (LeakyReLU(), (4, 5)), (LeakyReLU(0.2), (4, 5)), (Sigmoid(), (4, 5)),
+    (ReLU(), (4, 5)), (Sigmoid(), (4, 5)), (Crop(1), (2, 3, 4, 2)),
     (Tanh(), (2, 3, 3, 2)), (Flatten(), (2, 3, 4, 2)), (Reshape(2, 3, 2), (4, 12)),
     (BatchNorm(3), (6, 3)), (BatchNorm(3), (2, 4, 5, 3)), (Conv2d(3, 2, 1), (2, 4, 5, 3)),
     (Conv2d(3, 4, 3), (2, 5, 4, 3)), (Conv2d(2, 3, 7), (1, 4, 9, 2)),

@@ -7,7 +7,6 @@ import pytest
 
 import benchmark
 import torch_training
-from network import Network, character_network
 from small_networks import check_equal
 
 
@@ -28,32 +27,23 @@ def run(tmp_path, *names):
     return lines, pd.read_csv(output + '.csv', comment='#')
 
 
-def make_small(Conv2d=benchmark.Conv2d, Network=Network):
-    """A convolutional network that takes little time."""
-    return character_network(stages=((2,), (3, 3), (2,)), hidden=4, augment=0, dropout=0.0,
-                             Conv2d=Conv2d, Network=Network)
-
-
 @pytest.mark.parametrize('missing', [False, True])
 def test_table_and_figure_also_without_the_other_frameworks(tmp_path, capsys, monkeypatch, missing):
     if missing:
         monkeypatch.setattr(benchmark, 'optional', lambda name: None)
-    for name in benchmark.CNNS:
-        monkeypatch.setitem(benchmark.CNNS, name, make_small)
-    # Label smoothing is in no network of the benchmark
-    monkeypatch.setattr(benchmark, 'check_same_loss', lambda *arguments: None)
-    lines, rows = run(tmp_path, '784-60-47', 'cnn')
+    monkeypatch.setitem(benchmark.NETWORKS, 'large', benchmark.NETWORKS['tiny'])
+    lines, rows = run(tmp_path, '784-60-47', 'large')
     assert (tmp_path / 'table.png').stat().st_size > 10000
     assert np.__version__ in lines[0] and '1 cores' in lines[1]
     printed = capsys.readouterr().out
     for text in (str(tmp_path), os.path.dirname(benchmark.__file__), os.path.expanduser('~')):
         assert text not in printed
     assert list(rows.columns) == list(benchmark.Row._fields)
-    assert set(rows.part) == {'784-60-47', 'cnn'}
+    assert set(rows.part) == {'784-60-47', 'large'}
     assert (rows.seconds > 0).all() and (rows.seconds_least <= rows.seconds).all()
-    assert {'ours', 'ours, fast'} <= set(rows[rows.part == 'cnn'].side)
+    assert {'ours', 'ours, fast'} <= set(rows[rows.part == 'large'].side)
     assert list(rows.measurement.unique()) == ['784-60-47, batch 100', '784-60-47, prediction',
-                                               'cnn, batch 128', 'cnn, prediction']
+                                               'large, batch 256', 'large, prediction']
     assert rows.ratio.notna().any() == ('PyTorch' in set(rows.side))
     if missing:
         assert 'PyTorch missing, scikit-learn missing' in lines[0]
@@ -89,13 +79,13 @@ def test_the_same_work_is_compared(name):
 def test_other_work_is_refused(step, change, monkeypatch):
     """Other steps, or weights in another order behind Flatten."""
     torch = pytest.importorskip('torch')
-    net = benchmark.make_networks('784-60-47' if change else 'cnn')[0]
+    net = benchmark.make_networks('784-60-47' if change else 'notebook')[0]
     theirs = torch_training.TorchNetwork(net)
     if change:
         settings = dict({'lr': benchmark.LEARNING_RATE, 'momentum': benchmark.MOMENTUM}, **change)
         theirs.optimizer = torch.optim.SGD(theirs.model.parameters(), **settings)
         monkeypatch.setattr(theirs, 'update', lambda lr, momentum: theirs.optimizer.step())
     else:
-        net.layers[15].weight[...] = net.layers[15].weight[::-1].copy()
+        net.layers[16].weight[...] = net.layers[16].weight[::-1].copy()
     with pytest.raises(SystemExit, match=f'after {step} steps our loss'):
         benchmark.check_same_loss(net, theirs, *benchmark.random_rows(32))

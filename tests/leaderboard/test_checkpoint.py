@@ -223,7 +223,7 @@ OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4})
           ('parts', {}, lambda: make_net(Network=functools.partial(ParallelNetwork, parts=3))),
           ('settings', *other_layer(4, momentum=0.2)), ('settings', *other_layer(4, eps=1e-4)),
           ('settings', *other_layer(8, p=0.3 + 1e-9)),
-          ('settings', *other_layer(9, slope=np.float32(0.01 + 1e-7))),
+          ('settings', *other_layer(8, p=np.float32(0.3 + 1e-7))),
           ('settings', *other_layer(None, label_smoothing=1e-9))]
 
 

@@ -175,11 +175,11 @@ def test_steps_of_a_network_of_one_part_are_those_of_the_plain_network(pool_last
 def test_two_parts_with_blocks_are_two_plain_networks_side_by_side():
     fast = make_network(ParallelNetwork, fast_conv2d.Conv2d)
     plain = make_network(ParallelNetwork, Conv2d)
-    counts = [[type(each) for each in replica.layers].count(Block) for replica in fast.replicas]
-    assert counts == [4, 4] and not any(isinstance(each, Block) for each in fast.layers)
     for net in (plain, fast):
         net.forward(abs(normal(8, 784)), np.arange(8))
         net.backward()
+    assert [type(each) for each in fast.replica.layers].count(Block) == 4
+    assert not any(isinstance(each, Block) for each in fast.layers)
     expected = gradients(plain)
     for name, grad in gradients(fast).items():
         np.testing.assert_allclose(grad, expected[name], rtol=0, atol=1e-10, err_msg=name)

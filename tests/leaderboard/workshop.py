@@ -3,8 +3,8 @@ import numpy as np
 
 import layer
 import network
-from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected, LeakyReLU, MaxPool2d,
-                   PixelScaling, ReLU, Reshape)
+from layer import (Augment, BatchNorm, Dropout, Flatten, FullyConnected, MaxPool2d,
+                   PixelScaling, ReLU, Reshape, Tanh)
 
 CLASSES = 4
 PIXELS = 16
@@ -16,8 +16,7 @@ def make_random(seed=0, Network=network.Network, Conv2d=layer.Conv2d):
     return Network([
         PixelScaling(), Augment(10, 0.1, 0.1, 0.5, 0.2, rng), Reshape(4, 4, 1),
         Conv2d(1, 3, rng=rng, bias=False), BatchNorm(3), ReLU(), MaxPool2d(), Flatten(),
-        Dropout(0.3, rng), LeakyReLU(np.float32(0.01)),
-        FullyConnected(12, CLASSES, rng)], input_shape=PIXELS)
+        Dropout(0.3, rng), Tanh(), FullyConnected(12, CLASSES, rng)], input_shape=PIXELS)
 
 
 def make_images(count, seed=1):
