@@ -25,7 +25,7 @@ class _Layer(object):
     decayed_names = ()        # those of them that weight decay shrinks
     state_names = ()          # arrays that are saved, but not trained by SGD
     training = True           # False in evaluation mode, see Network.train
-    needs_input_grad = True   # False: no layer before this one is trained: backward may return None
+    needs_input_grad = True   # False: no layer before it is trained, so backward may return None
 
     def forward(self, input):
         """Return the output for a batch `input` (N, ...)."""
@@ -132,7 +132,7 @@ def softmax(logits):
 
 
 def target_rows(target, shape):
-    """Labels (N,) -> one-hot rows of that shape, (N, K). Rows are returned. Else ValueError."""
+    """Labels (N,) -> one-hot rows of that shape, (N, K). Rows (N, K) stay. Else ValueError."""
     rows = np.asarray(target)
     right = True
     if rows.ndim == 1:
@@ -216,8 +216,7 @@ class PixelScaling(_Layer):
             return input
         if least < 0 or greatest > 255 or greatest == 1:
             raise ValueError(f'got integers {least}..{greatest}, expected pixels up to 255')
-        scaled = input.astype(np.float32) / 255
-        return (scaled - self.mean) / self.std
+        return (input.astype(np.float32) / 255 - self.mean) / self.std
 
 
 class Reshape(_Layer):
@@ -252,7 +251,8 @@ class Crop(_Layer):
         self.border = border
 
     def forward(self, input):
-        return input[:, self.border:-self.border, self.border:-self.border]
+        height, width = input.shape[1:3]
+        return input[:, self.border:height - self.border, self.border:width - self.border]
 
     def backward(self, output_grad):
         sides = (self.border, self.border)
@@ -323,7 +323,7 @@ class BatchNorm(_Layer):
         grad = output_grad.reshape(-1, self.features)
         self.bias_grad = grad.sum(axis=0, keepdims=True)
         self.weight_grad = (grad * self.xhat).sum(axis=0, keepdims=True)
-        if self.by_batch:      # mean and var depend on every row: subtract the gradients by them
+        if self.by_batch:      # mean and var depend on every row: subtract these two paths
             grad = grad - self.bias_grad / len(grad) - self.xhat * self.weight_grad / len(grad)
         input_grad = self.weight / self.std * grad
         return input_grad.reshape(output_grad.shape)
@@ -408,7 +408,7 @@ class MaxPool2d(_Layer):
     def forward(self, input):
         self.input_shape = input.shape
         count, height, width, channels = input.shape
-        # An odd side gets a copy of its last row or column, which wins over no pixel
+        # An odd side gets a copy of its last row or column, which loses every tie
         even = np.pad(input, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
         top = even[:, 0::2]
         bottom = even[:, 1::2]
@@ -437,8 +437,8 @@ class Augment(_Layer):
     rotation (degrees), scale, shear (fractions) and shift (pixels) are limits: a number is drawn
     uniformly from -limit..limit for each image, and for each axis except for rotation. elastic is
     the standard deviation, in pixels, of displacements drawn at 4 x 4 points and interpolated
-    (after Simard, Steinkraus, Platt 2003). Outside the image the border pixels go on. Takes rows
-    (N, S*S) or images (N, S, S, 1). It stands before all weights, so it has no backward.
+    (after Simard, Steinkraus, Platt 2003). Outside the image the border pixels are repeated. Takes
+    (N, S*S) or (N, S, S, 1). It stands before all weights, so it has no backward.
     """
 
     def __init__(self, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0, rng=None):

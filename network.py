@@ -58,7 +58,7 @@ class Network(object):
             before = [value for other in self.layers[:index] for value in vars(other).values()]
             layer.needs_input_grad = any(isinstance(value, np.ndarray) for value in before)
             grad = layer.backward(grad)
-            if not layer.needs_input_grad:      # the layers before keep no array, so no weights
+            if not layer.needs_input_grad:      # any array before would count as a weight
                 break
 
     def update(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
@@ -164,7 +164,7 @@ class Network(object):
         """Give a new generator, seeded by a list of integers, to each layer that has one."""
         for index, layer in enumerate(self.layers):
             if hasattr(layer, 'rng'):
-                layer.rng = np.random.default_rng([*seed, 0, index])      # 0: the first copy
+                layer.rng = np.random.default_rng([*seed, 0, index])
 
     def fit(self, train, validation, epochs, batch_size, lr, on_epoch=None, on_batch=None,
             verbose=True, **settings):
@@ -297,7 +297,7 @@ class Training(object):
         weights = copy.deepcopy(self.net.arrays())
         for name, array in weights.items():
             check_finite(f'epoch {epoch}, after the last batch: {name}', array)
-        self.net.set_arrays(self.average or weights)
+        self.net.set_arrays(self.average or weights)      # the average, if there is one
         validated = self.net.evaluate(*self.validation)._asdict() if self.validation else None
         if self.is_best(validated):
             self.best = copy.deepcopy(self.net.arrays())
@@ -375,7 +375,7 @@ def score(predicted, label, loss=float('nan')):
 
 
 def batches(order, batch_size):
-    """Cut row numbers (N,) into batches. A single last row joins the batch before: BatchNorm."""
+    """Cut row numbers (N,) into batches. A single last row joins the one before, for BatchNorm."""
     starts = list(range(0, len(order), batch_size))
     if len(order) - starts[-1] == 1 and batch_size > 1:
         starts.pop()
@@ -406,7 +406,7 @@ def correct_class_prior(predict, label):
 
 
 def even_class_counts(predict, steps=50):
-    """Probabilities (N, K) of a whole test -> (N, K) float64, so that each class has N / K of it.
+    """Probabilities (N, K) of a whole test -> (N, K) float64, whose classes sum to N / K each.
 
     A factor for each class makes the sums of all classes equal (Sinkhorn, Knopp 1967). Label
     smoothing makes probabilities too even, so they are squared first.
@@ -461,7 +461,7 @@ CHARACTER_TRAINING = {'epochs': 12, 'batch_size': 256, 'lr': 0.2, 'schedule': on
 
 # The lab's files ----------------------------------------------------------------------------------
 
-CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # EMNIST Balanced's 47 labels
+CLASS_NAMES = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt'     # in EMNIST Balanced's order
 
 
 def read_csv(path, columns):

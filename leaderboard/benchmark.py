@@ -2,7 +2,7 @@
 """How fast is the framework? It times an epoch, and prediction, beside PyTorch and scikit-learn.
 
     python leaderboard/benchmark.py                   some minutes on two cores
-    python leaderboard/benchmark.py --only large        some networks of it
+    python leaderboard/benchmark.py --only large      some networks of it
 
 The sides get the same network, weights and rows:
 
@@ -12,9 +12,9 @@ The sides get the same network, weights and rows:
     scikit-learn    MLPClassifier.partial_fit, for the networks that it knows
 
 An epoch takes random uint8 rows in a new order, scales them, and makes a step of SGD with momentum
-for each batch. Before the timing, the first three losses of ours and of PyTorch must be equal.
-The sides take turns, so that a slow moment of the machine meets all of them. A ratio is of two
-times of one turn. A side whose package is missing is left out.
+for each batch. Before the timing, the losses of ours and of PyTorch must be equal. The sides take
+turns, so that a slow moment of the machine meets all of them. A ratio is of two times of one turn.
+A side whose package is missing is left out.
 """
 import argparse
 import collections
@@ -128,22 +128,12 @@ def epochs_of(net, rows, batch):
 
 
 def check_same_loss(net, theirs, pixels, label):
-    """SystemExit unless three losses, before and after two steps, are PyTorch's to a thousandth.
-
-    A ParallelNetwork takes one part here: PyTorch's BatchNorm sees the whole batch.
-    """
-    net.parts = 1
-    for step in range(3):
-        losses = []
-        for each in (net, theirs):
-            losses.append(each.forward(pixels, label)[1])
-            each.backward()
-            each.update(LEARNING_RATE, momentum=MOMENTUM)
-        our_loss, loss = losses
-        if not abs(our_loss - loss) <= 1e-3 * abs(loss):
-            raise SystemExit(f'the benchmark stops: after {step} steps our loss is {our_loss:.6f} '
-                             f"and PyTorch's is {loss:.6f}, so they do not do the same work\n"
-                             f'{net!r}')
+    """SystemExit unless our loss and PyTorch's are equal to a thousandth: the same work."""
+    net.parts = 1      # of a ParallelNetwork: PyTorch's BatchNorm sees the whole batch
+    our_loss, loss = [each.forward(pixels, label)[1] for each in (net, theirs)]
+    if not abs(our_loss - loss) <= 1e-3 * abs(loss):
+        raise SystemExit(f'the benchmark stops: our loss is {our_loss:.6f}, PyTorch\'s is '
+                         f'{loss:.6f}, so they do not do the same work\n{net!r}')
 
 
 def sklearn_training(net, pixels, label, batch):
@@ -213,7 +203,7 @@ def measure(name, rows, repeats):
             + compare(name, f'{name}, prediction', predictions, rows, repeats))
 
 
-# Table and figure ---------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------
 
 def table_line(row):
     """A Row as a line of the printed table."""
@@ -223,35 +213,14 @@ def table_line(row):
     return line
 
 
-def draw(start):
-    """A bar for each comparison in start.csv: the median of our time over PyTorch's, its range."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    table = pd.read_csv(start + '.csv', comment='#')
-    plain_convolution = (table.side == 'ours') & table.part.isin(CNNS)
-    table = table[table.side.str.startswith('ours') & table.ratio.notna() & ~plain_convolution]
-    names = [f'{row.measurement}: {row.ratio:.2f}' for row in table.itertuples()]
-    error = [table.ratio - table.ratio_least, table.ratio_greatest - table.ratio]
-    figure, axes = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
-    axes.barh(range(len(table)), table.ratio, xerr=error, color='#0072B2', capsize=3)
-    axes.set_yticks(range(len(table)))
-    axes.set_yticklabels(names)
-    axes.axvline(1, color='#D55E00', linestyle='--')
-    axes.set_xlabel("our time / PyTorch's time (dashed line: equal)")
-    axes.invert_yaxis()
-    figure.savefig(start + '.png', dpi=150)
-    plt.close(figure)
-
-
 def main(arguments=None):
     parser = argparse.ArgumentParser(description='Time the framework beside others.')
     parser.add_argument('--rows', type=int, default=6000, help='rows of an epoch (default: 6000)')
     parser.add_argument('--repeats', type=int, default=5, help='turns of the sides (default: 5)')
     parser.add_argument('--only', nargs='+', choices=NAMES, metavar='NAME',
                         help='of ' + ', '.join(NAMES))
-    parser.add_argument('--output', help='the start of the names of the files .csv and .png '
-                                         '(default: benchmark in this folder; --only: none)')
+    parser.add_argument('--output', metavar='FILE',
+                        help='default: benchmark.csv in this folder, none with --only')
     options = parser.parse_args(arguments)
     if options.rows < LEAST_ROWS or options.repeats < 1:
         parser.error(f'--rows must be {LEAST_ROWS} or more, --repeats 1 or more')
@@ -264,10 +233,9 @@ def main(arguments=None):
                 rows.append(row)
                 print(table_line(row), flush=True)
     # A part does not take the place of the whole
-    output = options.output or (not options.only and os.path.join(HOME, 'benchmark'))
+    output = options.output or (not options.only and os.path.join(HOME, 'benchmark.csv'))
     if output:
-        write_csv(output + '.csv', pd.DataFrame(rows, columns=Row._fields), lines)
-        draw(output)
+        write_csv(output, pd.DataFrame(rows, columns=Row._fields), lines)
 
 
 if __name__ == '__main__':

@@ -291,7 +291,7 @@ def gather(project):
     own = trainings[(trainings.network == 'large') & (trainings.side == 'ours')]
     own = own[own.epochs == CHARACTER_TRAINING['epochs']]
     large['mean'] = expected_on_test(own, large['even'][-1], len(validation))
-    large.update(epochs=len(curve), minutes=round(curve.seconds.sum() / 60))
+    large.update(epochs=len(curve), minutes=round(own.minutes.mean(), 1))
     large.update((name, CHARACTER_TRAINING[name]) for name in ('batch_size', 'ema_decay', 'lr',
                                                             'momentum', 'weight_decay'))
     data, label = data[validation], label[validation]

@@ -2,13 +2,12 @@
 
 A layer has many outputs y, but a derivative needs one number E. So the check draws random numbers
 r and takes E = sum(r * y), for which dE/dy = r. A loss returns its own E. Every element w of the
-input and of each parameter moves up and down by a small step h, and by 2h:
+input and of each parameter moves up and down by a small step e, and by 2e:
 
-    dE/dw = (8 (E(w + h) - E(w - h)) - (E(w + 2h) - E(w - 2h))) / (12 h) + O(h^4)
+    dE/dw = (8 (E(w + e) - E(w - e)) - (E(w + 2e) - E(w - 2e))) / (12 e) + O(e^4)
 
-The second difference removes the h^2 term of the first, which is large where E bends much, as in
-batch norm of almost equal rows. The differences are taken before
-the sum: this rounds less.
+The second difference removes the e^2 term of the first, which is large where E bends much, as in
+batch norm of almost equal rows. The differences are taken before the sum: this rounds less.
 
     check_gradients(FullyConnected(3, 2), np.random.randn(4, 3))                  # says nothing
     check_gradients(SoftmaxWithLoss(), np.random.randn(2, 3), np.array([0, 2]))   # with targets
@@ -20,7 +19,7 @@ import numpy as np
 import mistakes
 from network import check_parameters
 
-STEP = 1e-5           # h: with a smaller one, the rounding of E adds a larger error
+STEP = 1e-5           # e: with a smaller one, the rounding of E adds a larger error
 TOLERANCE = 1e-6      # the greatest relative error that passes
 
 

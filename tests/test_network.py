@@ -668,7 +668,8 @@ def test_the_character_network_is_the_leaderboards():
     one, two = ['Conv2d', 'BatchNorm', 'ReLU'], ['Conv2d', 'MaxPool2d', 'BatchNorm', 'ReLU']
     last = ['Dropout', 'FullyConnected', 'BatchNorm', 'ReLU', 'Dropout', 'FullyConnected']
     assert [type(layer).__name__ for layer in net.layers] == (
-        ['PixelScaling', 'Augment', 'Reshape', 'Crop'] + two + one + two + one + two + ['Flatten'] + last)
+        ['PixelScaling', 'Augment', 'Reshape', 'Crop'] + two + one + two + one + two + ['Flatten']
+        + last)
     assert repr(net.layers[1]) == 'Augment(5, 0.05, 0.06, 0.6, 0.3)'
     shapes = [shape for layer, shape in zip(net.layers, net.shapes()) if isinstance(layer, Conv2d)]
     assert shapes == [(24, 24, 16), (12, 12, 64), (12, 12, 64), (6, 6, 128), (6, 6, 128)]

@@ -20,20 +20,19 @@ def small(monkeypatch, tmp_path):
 
 def run(tmp_path, *names):
     """Run parts of the benchmark with one turn of 256 rows -> its comment lines, and its rows."""
-    output = str(tmp_path / 'table')
+    output = str(tmp_path / 'table.csv')
     benchmark.main(['--rows', '256', '--repeats', '1', '--output', output, '--only', *names])
-    with open(output + '.csv') as file:
+    with open(output) as file:
         lines = [line for line in file if line.startswith('#')]
-    return lines, pd.read_csv(output + '.csv', comment='#')
+    return lines, pd.read_csv(output, comment='#')
 
 
 @pytest.mark.parametrize('missing', [False, True])
-def test_table_and_figure_also_without_the_other_frameworks(tmp_path, capsys, monkeypatch, missing):
+def test_the_table_also_without_the_other_frameworks(tmp_path, capsys, monkeypatch, missing):
     if missing:
         monkeypatch.setattr(benchmark, 'optional', lambda name: None)
     monkeypatch.setitem(benchmark.NETWORKS, 'large', benchmark.NETWORKS['tiny'])
     lines, rows = run(tmp_path, '784-60-47', 'large')
-    assert (tmp_path / 'table.png').stat().st_size > 10000
     assert np.__version__ in lines[0] and '1 cores' in lines[1]
     printed = capsys.readouterr().out
     for text in (str(tmp_path), os.path.dirname(benchmark.__file__), os.path.expanduser('~')):
@@ -74,18 +73,11 @@ def test_the_same_work_is_compared(name):
     benchmark.check_same_loss(net, torch_training.TorchNetwork(net), pixels, label)
 
 
-@pytest.mark.parametrize('step, change', [
-    (1, {'lr': 0.02}), (2, {'momentum': 0.0}), (1, {'maximize': True}), (0, None)], ids=repr)
-def test_other_work_is_refused(step, change, monkeypatch):
-    """Other steps, or weights in another order behind Flatten."""
-    torch = pytest.importorskip('torch')
-    net = benchmark.make_networks('784-60-47' if change else 'notebook')[0]
+def test_other_work_is_refused():
+    """Weights in another order behind Flatten."""
+    pytest.importorskip('torch')
+    net = benchmark.make_networks('notebook')[0]
     theirs = torch_training.TorchNetwork(net)
-    if change:
-        settings = dict({'lr': benchmark.LEARNING_RATE, 'momentum': benchmark.MOMENTUM}, **change)
-        theirs.optimizer = torch.optim.SGD(theirs.model.parameters(), **settings)
-        monkeypatch.setattr(theirs, 'update', lambda lr, momentum: theirs.optimizer.step())
-    else:
-        net.layers[16].weight[...] = net.layers[16].weight[::-1].copy()
-    with pytest.raises(SystemExit, match=f'after {step} steps our loss'):
+    net.layers[16].weight[...] = net.layers[16].weight[::-1].copy()
+    with pytest.raises(SystemExit, match='our loss'):
         benchmark.check_same_loss(net, theirs, *benchmark.random_rows(32))

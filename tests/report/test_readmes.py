@@ -53,7 +53,8 @@ def test_the_results_are_those_of_the_trainings(trainings):
     runs = pd.read_csv(RUNS)
     runs = runs[~runs.search]
     measured = {stated(part.corrected) for _, part in runs.groupby(['factor', 'setting'])}
-    measured |= {stated(part.augmented) for _, part in trainings.groupby(['network', 'epochs', 'side'])}
+    groups = trainings.groupby(['network', 'epochs', 'side'])
+    measured |= {stated(part.augmented) for _, part in groups}
     found = re.findall(r'\| (\d+\.\d % \([^)]*\)) \|$', read('README.md'), re.MULTILINE)
     assert len(found) >= 3 and set(found) <= measured, set(found) - measured
 
