@@ -1,4 +1,4 @@
-"""Conv2d, BatchNorm, ReLU and MaxPool2d as one block, with fewer passes through memory.
+"""Conv2d, MaxPool2d, BatchNorm and ReLU as one block, with fewer passes through memory.
 
     layers = fuse(layers)      # a list of layers, in which blocks take the place of such runs
 
@@ -8,10 +8,6 @@ block takes these short cuts. Each gives the numbers of the plain layers.
 - Images are (H, W, N, O) in memory. BatchNorm works on rows (H * W, N * O), a pixel of all images.
   NumPy takes far longer for many short rows, (N * H * W, O). The arrays are the block's own, so it
   changes them in place.
-- BatchNorm with a positive weight and ReLU are increasing functions, so the greatest pixel before
-  them is the greatest after them. So the block takes the maximum first, and the other two work on a
-  quarter of the numbers. Where BatchNorm's weight is negative, the block changes the sign of both
-  the weight and the kernel.
 - A few images go through the convolution and the maximum while they are in the cache.
 - In evaluation, BatchNorm multiplies and adds a number for each channel. The product is moved into
   the kernel, and nothing is remembered.
@@ -21,9 +17,7 @@ import numpy as np
 import fast_conv2d
 from layer import BatchNorm, MaxPool2d, ReLU, _Layer
 
-RUNS = ((fast_conv2d.Conv2d, MaxPool2d, BatchNorm, ReLU),
-        (fast_conv2d.Conv2d, BatchNorm, ReLU, MaxPool2d),
-        (fast_conv2d.Conv2d, BatchNorm, ReLU))
+RUNS = ((fast_conv2d.Conv2d, MaxPool2d, BatchNorm, ReLU), (fast_conv2d.Conv2d, BatchNorm, ReLU))
 
 
 def fuse(layers):
@@ -57,10 +51,8 @@ class Block(_Layer):
     def __init__(self, layers):
         self.layers = layers
         self.conv = layers[0]
-        self.norm = [layer for layer in layers if type(layer) is BatchNorm][0]
-        self.pool_first = type(layers[1]) is MaxPool2d
-        self.pool_last = type(layers[-1]) is MaxPool2d
-        self.pools = self.pool_first or self.pool_last
+        self.norm = layers[-2]
+        self.pools = type(layers[1]) is MaxPool2d
         self.weight = self.conv.weight
 
     def forward(self, input):
@@ -83,14 +75,10 @@ class Block(_Layer):
     def forward_in_training(self, images):
         """Images (H, W, N, C) -> (H, W, N, O), and what backward_in_training needs."""
         norm = self.norm
-        sign = np.ones_like(norm.weight)
-        if self.pool_last:
-            sign[norm.weight < 0] = -1
-        kernel = self.conv.weight * sign
-        values = fast_conv2d.empty_values(images, kernel)
+        values = fast_conv2d.empty_values(images, self.weight)
         shape = images.shape[:3] + (norm.features,)
-        parts = fast_conv2d.correlate_parts(images, kernel, values)
-        if self.pool_first:
+        parts = fast_conv2d.correlate_parts(images, self.weight, values)
+        if self.pools:
             sums, winners = pool_parts(parts, shape, images.dtype)
         else:
             sums, winners = fast_conv2d.join_parts(parts, shape, images.dtype), None
@@ -99,36 +87,28 @@ class Block(_Layer):
         mean = channel_sums(sums) / count
         change(sums, np.subtract, mean)
         var = channel_products(sums, sums) / count
-        norm.update_running(sign * mean, var, count)
+        norm.update_running(mean, var, count)
         std = np.sqrt(var + norm.eps)
-        pooled = sums
-        if self.pool_last:
-            pooled, winners = pool(sums)
-        output = scale_shift_relu(pooled, sign * norm.weight / std, norm.bias)
-        return output, (shape, kernel, sign, values, winners, sums, std, pooled, output)
+        output = scale_shift_relu(sums, norm.weight / std, norm.bias)
+        return output, (shape, values, winners, sums, std, output)
 
-    def backward_in_training(self, grad, shape, kernel, sign, values, winners, sums, std, pooled,
-                             output):
+    def backward_in_training(self, grad, shape, values, winners, sums, std, output):
         """Set the gradients of the layers -> dE/d(input)."""
         norm = self.norm
         count = sums.size // norm.features
         grad = np.multiply(grad, output > 0, order='C')
         norm.bias_grad = channel_sums(grad)
-        xhat_grad = channel_products(grad, pooled) / std           # sum of grad * xhat
-        norm.weight_grad = sign * xhat_grad
+        norm.weight_grad = channel_products(grad, sums) / std      # sum of grad * xhat
         # dE/da = scale * (grad - mean of grad - xhat * mean of grad * xhat)
-        scale = sign * norm.weight / std
+        scale = norm.weight / std
         change(grad, np.multiply, scale)
-        if self.pool_last:
-            grad = unpool(grad, winners, shape)
-        change(sums, np.multiply, -scale * xhat_grad / (std * count))
+        change(sums, np.multiply, -scale * norm.weight_grad / (std * count))
         change(sums, np.subtract, scale * norm.bias_grad / count)
         sums += grad
-        if self.pool_first:
+        if self.pools:
             sums = unpool(sums, winners, shape)
-        weight_grad, input_grad = fast_conv2d.correlate_backward(
-            values, sums.transpose(2, 0, 1, 3), kernel, self.needs_input_grad)
-        self.conv.weight_grad = weight_grad * sign
+        self.conv.weight_grad, input_grad = fast_conv2d.correlate_backward(
+            values, sums.transpose(2, 0, 1, 3), self.weight, self.needs_input_grad)
         return input_grad
 
     def forward_in_evaluation(self, images):
@@ -136,7 +116,7 @@ class Block(_Layer):
         norm = self.norm
         scale = norm.weight / np.sqrt(norm.running_var + norm.eps)
         shift = norm.bias - scale * norm.running_mean
-        kernel = self.conv.weight if self.pool_first else self.conv.weight * scale
+        kernel = self.weight if self.pools else self.weight * scale
         height, width, rows, _ = images.shape
         if self.pools:
             height, width = (height + 1) // 2, (width + 1) // 2
@@ -144,7 +124,6 @@ class Block(_Layer):
         for part, sums in fast_conv2d.correlate_parts(images, kernel):
             if self.pools:
                 sums, _ = pool(sums, find_winners=False)
-            if self.pool_first:
                 change(sums, np.multiply, scale)
             change(sums, np.add, shift)
             np.maximum(sums, np.zeros_like(sums[:1, :1]), out=output[:, :, part])

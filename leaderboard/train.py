@@ -10,7 +10,6 @@ ends with the same bits. README.md beside this file says more.
 import argparse
 import os
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,6 @@ from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, Training,      # 
 from parallel import ParallelNetwork, blas_kernels      # noqa: E402
 
 COPIES = 8      # of each row, for test-time augmentation
-PAUSE = 0.5     # seconds between two displays of the progress within an epoch
 
 # --network NAME: the layers that character_network makes, and what differs from CHARACTER_TRAINING
 NETWORKS = {
@@ -73,36 +71,10 @@ def settings_of(name):
 
 # What is printed ----------------------------------------------------------------------------------
 
-def say(text, stream=None, end='\n'):
+def say(text, stream=None):
     """Print in ASCII, which every terminal can show, whatever the names of files are."""
     text = text.encode('ascii', 'backslashreplace').decode('ascii')
-    print(text, file=stream or sys.stdout, end=end, flush=True)
-
-
-class Progress(object):
-    """Save a checkpoint and print a line after each epoch; show how far the epoch is.
-
-    The latter is one line of a terminal, written over. A file or a pipe does not get it.
-    """
-
-    def __init__(self, checkpoint):
-        self.checkpoint = checkpoint
-        self.terminal = sys.stdout.isatty()
-        self.shown = 0.0
-
-    def on_batch(self, done):
-        """`done` is the part of the epoch that is done, 0..1."""
-        if self.terminal and time.time() - self.shown >= PAUSE:
-            epoch = len(self.checkpoint.training.history) + 1
-            say(f'\rEpoch:{epoch:3}, {100 * done:3.0f} % done', end='')
-            self.shown = time.time()
-
-    def on_epoch(self, record):
-        """`record` is the epoch's entry in the history."""
-        self.checkpoint.save()
-        left = (record['epochs'] - record['epoch']) * record['seconds'] / 60
-        start = '\r' if self.terminal else ''
-        say(f'{start}{epoch_line(record)} |{left:4.0f} min left')
+    print(text, file=stream or sys.stdout, flush=True)
 
 
 def predict_ways(net, data, train_label):
@@ -177,18 +149,6 @@ def read_data(folder):
     return pixels, label, test
 
 
-def read_test_labels(folder, rows):
-    """Read test_labels.csv, which the competition does not give away -> (M,). None without it."""
-    path = os.path.join(folder, 'test_labels.csv')
-    if not os.path.exists(path):
-        return None
-    label = read_csv(path, 1)[:, 0]
-    if len(label) != rows:
-        raise ValueError(f'{path} has {len(label)} labels, expected {rows}, one for each row of '
-                         'test.csv: move it away')
-    return label
-
-
 def rename_stand_in(options):
     """If the data is the stand-in, rename the submission. -> a sentence that says so, or ''."""
     paths = [os.path.join(options.data, name) for name in ('train.csv', 'test.csv')]
@@ -238,12 +198,6 @@ def write_curve(path, history):
     write_csv(path, table.dropna(axis=1, how='all').round(4))    # one is empty without validation
 
 
-def accuracies(predicted, label):
-    """The accuracy and the balanced accuracy, as a text."""
-    result = score(predicted, label)
-    return f'{result.accuracy:.2f} %, balanced {result.balanced_accuracy:.2f} %'
-
-
 def run(options):
     """Train to the end, then write weights, curve and submission."""
     refuse_misplaced(options.data)
@@ -252,7 +206,6 @@ def run(options):
         say(warning)
     check_paths(options)
     pixels, label, test = read_data(options.data)
-    test_label = read_test_labels(options.data, len(test))
     training = make_training(options, pixels, label)
     say(f'{training.net!r}\nBLAS: {blas_kernels()}, {os.cpu_count()} cores')
 
@@ -260,8 +213,12 @@ def run(options):
     checkpoint.load()
     if training.history:
         say(f'{options.checkpoint}: {len(training.history)} of {training.epochs} epochs are done')
-    progress = Progress(checkpoint)
-    training.run(progress.on_epoch, progress.on_batch, verbose=False)
+
+    def on_epoch(record):
+        checkpoint.save()
+        left = (record['epochs'] - record['epoch']) * record['seconds'] / 60
+        say(f'{epoch_line(record)} |{left:4.0f} min left')
+    training.run(on_epoch, verbose=False)
 
     save_weights(training.net, options.weights)
     training.net.load(options.weights)      # what predicts is what was saved
@@ -271,12 +228,11 @@ def run(options):
         data, true = training.validation
         predict = training.net.predict_augmented(data, COPIES)
         predicted = correct_class_prior(predict, training.train[1]).argmax(axis=1)
-        say(f'Validation, with class-prior correction: {accuracies(predicted, true)}')
+        say('Validation, with class-prior correction: balanced '
+            f'{score(predicted, true).balanced_accuracy:.2f} %')
     predict = training.net.predict_augmented(test, COPIES)
     predicted = even_class_counts(predict).argmax(axis=1)
     write_submission(options.submission, predicted)
-    if test_label is not None:
-        say(f'Test: {accuracies(predicted, test_label)}')
     say(f'Wrote {options.weights}, {options.curve} and {options.submission}')
     if warning:
         say(warning)
@@ -296,8 +252,6 @@ def main(arguments=None):
     except (ValueError, OSError, FloatingPointError) as error:
         code = 1
         message = str(error)
-    if sys.stdout.isatty():
-        say('')     # after the line that is written over
     say(f'train.py: {message}', sys.stderr)
     return code
 

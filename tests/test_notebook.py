@@ -445,6 +445,7 @@ def test_the_hidden_answers_are_right(session, capsys):
     line = re.search(r'so `(return .*?)`', texts).group(1)
     session.run(square.replace('return output_grad * self.x', line))
     example = re.search(r'```python\n(class TrainedSlope.*?)```', texts, re.DOTALL).group(1)
-    session.run(example, cell("'Exercise 5: put").replace('answer = None', 'answer = TrainedSlope()'))
+    answer = cell("'Exercise 5: put").replace('answer = None', 'answer = TrainedSlope()')
+    session.run(example, answer)
     printed = capsys.readouterr().out
     assert printed.count(', right') == 2, printed

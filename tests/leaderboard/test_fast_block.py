@@ -12,7 +12,7 @@ from parallel import ParallelNetwork
 from small_networks import check_equal, convert, gradients, make_step, normal
 from workshop import assert_close, lab_rows, results
 
-ORDERS = pytest.mark.parametrize('order', ['pool first', 'pool last', 'no pool'])
+ORDERS = pytest.mark.parametrize('order', ['pool', 'no pool'])
 
 
 def make_run(order, channels=3, dtype=np.float64, conv=fast_conv2d.Conv2d):
@@ -22,10 +22,8 @@ def make_run(order, channels=3, dtype=np.float64, conv=fast_conv2d.Conv2d):
     for seed, name in enumerate(('weight', 'bias', 'running_mean', 'running_var')):
         setattr(layers[1], name, normal(1, 5, seed=seed).astype(dtype))
     layers[1].running_var = abs(layers[1].running_var)
-    if order == 'pool first':
+    if order == 'pool':
         layers.insert(1, MaxPool2d())
-    if order == 'pool last':
-        layers.append(MaxPool2d())
     return layers
 
 
@@ -116,11 +114,11 @@ def test_what_cannot_be_computed_is_refused(order):
 # Which layers are fused ---------------------------------------------------------------------------
 
 def test_fuse_keeps_the_order_and_what_it_cannot_compute():
-    first, last, none = make_run('pool first'), make_run('pool last'), make_run('no pool')
-    others = [Flatten(), Dropout(0.3), FullyConnected(3, 2), BatchNorm(2), ReLU()]
-    fused = fuse(first + last + none + others)
-    assert [each.layers for each in fused[:3]] == [first, last, none]
-    assert fused[3:] == others
+    first, none = make_run('pool'), make_run('no pool')
+    others = [MaxPool2d(), Flatten(), Dropout(0.3), FullyConnected(3, 2), BatchNorm(2), ReLU()]
+    fused = fuse(first + none + others)
+    assert [each.layers for each in fused[:2]] == [first, none]
+    assert fused[2:] == others
 
 
 @pytest.mark.parametrize('place, other', [
@@ -135,29 +133,20 @@ def test_other_runs_are_not_fused(place, other):
 
 # In a network -------------------------------------------------------------------------------------
 
-def make_network(Network, Conv2d, pool_last=False, augment=0, **settings):
+def make_network(Network, Conv2d, augment=0, **settings):
     """A small convolutional network in float64 with negative BatchNorm weights."""
-    rng = np.random.default_rng(0)
-    if pool_last:
-        layers = []
-        for channels, outputs in ((1, 4), (4, 5)):
-            layers += [Conv2d(channels, outputs, rng=rng, bias=False), BatchNorm(outputs), ReLU(),
-                       MaxPool2d()]
-        layers += [Flatten(), FullyConnected(3 * 3 * 5, 4, rng)]
-        net = Network(layers, input_shape=(9, 10, 1), **settings)
-    else:
-        net = character_network(rng, ((3,), (4, 5), (4,)), 8, 0.0, augment, Conv2d,
-                                lambda layers, loss: Network(layers, loss, **settings))
+    net = character_network(np.random.default_rng(0), ((3,), (4, 5), (4,)), 8, 0.0, augment, Conv2d,
+                            lambda layers, loss: Network(layers, loss, **settings))
     for each in net.layers:
         if isinstance(each, BatchNorm):
             each.weight[0, ::2] *= -1
     return convert(net, np.float64)
 
 
-@pytest.mark.parametrize('pool_last, augment', [(False, 0), (True, 0), (False, 1)])
-def test_steps_of_a_network_of_one_part_are_those_of_the_plain_network(pool_last, augment):
-    plain = make_network(Network, Conv2d, pool_last, augment)
-    fast = make_network(ParallelNetwork, fast_conv2d.Conv2d, pool_last, augment, parts=1)
+@pytest.mark.parametrize('augment', [0, 1])
+def test_steps_of_a_network_of_one_part_are_those_of_the_plain_network(augment):
+    plain = make_network(Network, Conv2d, augment)
+    fast = make_network(ParallelNetwork, fast_conv2d.Conv2d, augment, parts=1)
     input = abs(normal(6, *plain.input_shape))
     for step in range(3):
         losses = []
