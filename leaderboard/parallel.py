@@ -6,7 +6,7 @@
 
 Two threads of Python wait for each other at every call of NumPy; two processes do not. So the first
 part is computed here, and each other one by a helper, a forked copy of this process. The weights
-and the gradients of the helpers lie in memory that all share. The gradient of a mean over all rows
+and the gradients of a helper lie in memory that both share. The gradient of a mean over all rows
 is the mean of the parts' gradients, weighted by their shares of the rows.
 
 The numbers depend on the number of parts, but not on the number of cores. BatchNorm normalises each
@@ -48,13 +48,10 @@ class ParallelNetwork(Network):
         self.parts = parts if sys.platform == 'linux' else 1
         self.replica = None         # the layers in blocks: it computes a part
         self.helpers = []
-        self.known = []             # the objects that replica and helpers are made of
-        self.shared = []            # the weights
-        self.process = None         # to which they belong
+        self.made_for = None        # process, layers, loss, kinds of weights: of replica, helpers
         self.shares = []            # what share of the last batch's rows each part got
         self.is_to_keep = True      # what forward keeps: False in `evaluation`
         super().__init__(layers, loss, rng, input_shape)
-        self.share_weights()
         keep_freed_memory()
 
     def forward(self, input, target):
@@ -68,7 +65,7 @@ class ParallelNetwork(Network):
         for layer, *parts in zip(self.layers, *states):
             for name in layer.state_names if layer.training else ():
                 setattr(layer, name, self.mean([part[name] for part in parts]))
-        self.is_forward_done = True
+        self.is_forward_done = self.is_to_keep
         predictions, losses = zip(*results)
         return np.concatenate(predictions), self.mean(losses)
 
@@ -90,7 +87,10 @@ class ParallelNetwork(Network):
 
     @contextlib.contextmanager
     def evaluation(self):
-        """Evaluation mode for a `with` block. Then all is as before, in the helpers, too."""
+        """Evaluation mode for a `with` block. Then all is as before, in the helpers, too.
+
+        After a forward in the block, backward is refused: the helpers have not kept it.
+        """
         with contextlib.ExitStack() as stack:
             stack.enter_context(super().evaluation())
             if self.replica:
@@ -99,7 +99,7 @@ class ParallelNetwork(Network):
             yield
 
     def __getstate__(self):      # a copy makes its own
-        return dict(vars(self), helpers=[], known=[], shared=[])
+        return dict(vars(self), replica=None, helpers=[], made_for=None)
 
     # How it is done -------------------------------------------------------------------------------
 
@@ -111,44 +111,41 @@ class ParallelNetwork(Network):
         """The mean of an array or a number of each part, weighted by share, in order."""
         return parts[0] if len(parts) == 1 else sum(map(operator.mul, self.shares, parts))
 
-    def share_weights(self):
-        """Move weights that are new into memory that forked processes share."""
-        if self.process != os.getpid():      # a forked copy of the user's: it gets its own
-            self.process, self.shared = os.getpid(), []
-        for _, layer, attribute in self.parameters():
-            weight = getattr(layer, attribute)
-            if not any(weight is each for each in self.shared):
-                setattr(layer, attribute, view(shared_memory(weight), weight))
-                getattr(layer, attribute)[...] = weight
-        self.shared = [getattr(layer, attribute) for _, layer, attribute in self.parameters()]
-
     def make_ready(self):
-        """Make a replica and helpers, if there are none or a layer or an array was exchanged."""
-        self.share_weights()
-        objects = self.layers + [self.loss] + self.shared
-        same = len(objects) == len(self.known) and all(map(operator.is_, objects, self.known))
-        if not same or len(self.helpers) != self.parts - 1:
-            self.known = objects
-            self.replica = Network(fuse(self.layers), self.loss, input_shape=self.input_shape)
+        """Make a replica and helpers, if a layer was exchanged or there are none. Send weights."""
+        weights = [getattr(layer, attribute) for _, layer, attribute in self.parameters()]
+        kinds = [(weight.shape, weight.dtype) for weight in weights]
+        wanted = os.getpid(), self.layers + [self.loss], kinds
+        if self.made_for != wanted or len(self.helpers) != self.parts - 1:
             self.helpers = []
-            self.helpers = [Helper(self) for _ in range(1, self.parts)]
+            self.replica = Network(fuse(self.layers), self.loss, input_shape=self.input_shape)
+            self.made_for = wanted
+            self.helpers = [Helper(self, weights) for _ in range(1, self.parts)]
+        for helper in self.helpers:
+            for memory, weight in zip(helper.weights, weights):
+                view(memory, weight)[...] = weight
 
     def run(self, method, parts):
         """Run a method of Network for each of `parts`, tuples of its arguments, side by side.
 
         -> [its result], [the states of each layer], of each part
         """
-        self.make_ready()
         first, *others = parts
         try:
-            for helper, arguments in zip(self.helpers, others):
-                settings = [settings_of(each) for each in self.layers + [self.loss]]
-                helper.pipe.send((settings, self.is_to_keep, method, arguments))
             with blas_threads(1):
+                self.make_ready()
+                for helper, arguments in zip(self.helpers, others):
+                    # backward keeps those of forward, and draws nothing
+                    layers = self.layers + [self.loss] if method != 'backward' else []
+                    settings = [settings_of(layer) for layer in layers]
+                    helper.pipe.send((settings, self.is_to_keep, method, arguments))
                 done = [self.run_part(method, first)]
-            done += [helper.receive() for helper, _ in zip(self.helpers, others)]
-        except BaseException:      # Ctrl-C, too: what the helpers still send is for nobody
-            self.helpers.clear()
+                done += [helper.receive() for helper, _ in zip(self.helpers, others)]
+        except BaseException as error:      # Ctrl-C, too: what helpers still send is for nobody
+            while self.helpers:
+                self.helpers.pop().pipe.close()
+            if isinstance(error, (EOFError, ConnectionError)):
+                raise ChildProcessError('a helper process has ended: is there memory for it?')
             raise
         return list(zip(*done))
 
@@ -158,22 +155,25 @@ class ParallelNetwork(Network):
         return result, [{name: getattr(layer, name) for name in layer.state_names}
                         for layer in self.layers]
 
-    def serve(self, pipe, grads):
+    def serve(self, pipe, weights, grads):
         """In a helper: do what comes through the pipe, until it is closed."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)      # Ctrl-C is for the first process
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)     # its end ends this one, too
         for each in list(PIPES):
             each.close()
+        for memory, (_, layer, attribute) in zip(weights, self.parameters()):
+            setattr(layer, attribute, view(memory, getattr(layer, attribute)))
         np.seterr(all='ignore')      # the first process looks at the results
         with contextlib.suppress(EOFError, OSError), blas_threads(1):
             while True:
                 settings, is_to_keep, method, arguments = pipe.recv()
                 try:
-                    with contextlib.ExitStack() if is_to_keep else self.replica.evaluation():
+                    with contextlib.ExitStack() if is_to_keep else self.evaluation():
                         for each, values in zip(self.layers + [self.loss], settings):
                             vars(each).update(values)
                         reply = self.run_part(method, arguments)
-                    for memory, (_, layer, attribute) in zip(grads, self.parameters()):
-                        if method == 'backward':
+                        grad_names = self.parameters() if method == 'backward' else ()
+                        for memory, (_, layer, attribute) in zip(grads, grad_names):
                             grad = getattr(layer, attribute + '_grad')
                             view(memory, grad)[...] = grad
                 except Exception as error:
@@ -184,20 +184,18 @@ class ParallelNetwork(Network):
 class Helper(object):
     """A forked copy of this process, as this process sees it. It ends with this object."""
 
-    def __init__(self, net):
-        self.grads = [shared_memory(weight) for weight in net.shared]
+    def __init__(self, net, weights):
+        self.weights = [shared_memory(weight) for weight in weights]
+        self.grads = [shared_memory(weight) for weight in weights]
         self.pipe, end = multiprocessing.Pipe()
         PIPES.add(self.pipe)
         fork = multiprocessing.get_context('fork')
-        fork.Process(target=net.serve, args=(end, self.grads), daemon=True).start()
+        fork.Process(target=net.serve, args=(end, self.weights, self.grads), daemon=True).start()
         end.close()
 
     def receive(self):
         """What it replies. Its exceptions are raised here."""
-        try:
-            reply = self.pipe.recv()
-        except EOFError:
-            raise ChildProcessError('a helper process has ended: is there memory for it?')
+        reply = self.pipe.recv()
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -240,13 +238,12 @@ def keep_freed_memory():
     """Make the C library keep the memory of freed arrays for the next ones, where it is glibc.
 
     Else it gives large arrays back to the system, and gets their memory anew, page by page, in
-    every batch. All threads of the process wait for that.
+    every batch.
     """
     library = ctypes.CDLL(None) if os.name == 'posix' else None
     if hasattr(library, 'mallopt'):
         library.mallopt(-1, 2 ** 31 - 1)      # M_TRIM_THRESHOLD: bytes at the end of the heap
         library.mallopt(-3, 2 ** 25)          # M_MMAP_THRESHOLD: larger arrays are not kept
-        library.mallopt(-8, 1)                # M_ARENA_MAX: one heap for all threads
 
 
 def blas_threads(count):

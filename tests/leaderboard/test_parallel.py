@@ -4,14 +4,18 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 
+import fast_conv2d
+import network
 import parallel
-from layer import BatchNorm, Dropout, FullyConnected, PixelScaling, ReLU, Sigmoid, SquaredError
+from layer import (BatchNorm, Dropout, Flatten, FullyConnected, PixelScaling, ReLU, Reshape,
+                   Sigmoid, SquaredError)
 from parallel import ParallelNetwork
 from small_networks import (CLASSES, FEATURES, check_equal, convert, gradients, make_cnn, make_mlp,
                             make_rows, make_step, normal)
@@ -105,10 +109,8 @@ def test_predict_and_evaluate_are_those_of_the_plain_network(make):
 
 
 @every_network
-@pytest.mark.parametrize('cores', [1, 3])
-def test_the_same_seed_gives_the_same_bits_on_any_number_of_cores(make, monkeypatch, cores):
+def test_the_same_seed_gives_the_same_bits(make):
     expected = train(cut(make(), 3), seed=5, ema_decay=0.9)
-    monkeypatch.setattr(os, 'cpu_count', lambda: cores)
     check_equal(train(cut(make(), 3), seed=5, ema_decay=0.9), expected)
     check_equal(train(cut(make(), 1)), train(make()), 'one part and the plain network')
 
@@ -147,6 +149,29 @@ def test_an_evaluation_between_forward_and_backward_changes_no_gradient(method):
         net.backward()
     check_equal(gradients(nets[0]), gradients(nets[1]))
     assert all(layer.training for layer in nets[0].layers)
+
+
+def test_an_evaluation_leaves_the_mode_of_layers_in_blocks():
+    layers = [Reshape(4, 4, 1), fast_conv2d.Conv2d(1, 3, bias=False), BatchNorm(3), ReLU(),
+              Flatten(), FullyConnected(48, CLASSES)]
+    net = ParallelNetwork(layers, input_shape=16)
+    expected = net.forward(*make_images(8))[0]
+    net.predict(make_images(8)[0])
+    np.testing.assert_array_equal(net.forward(*make_images(8))[0], expected)
+
+
+def test_backward_of_a_forward_in_evaluation_is_refused_and_of_one_before_it_right():
+    nets = [cut(make_mlp()), make_mlp()]
+    for net in nets:
+        net.forward(*make_rows(8))
+    with nets[0].evaluation():
+        nets[0].backward()
+        nets[1].backward()
+        for name, grad in gradients(nets[1]).items():
+            np.testing.assert_allclose(gradients(nets[0])[name], grad, atol=1e-6, err_msg=name)
+        nets[0].forward(*make_rows(8, seed=3))
+        with pytest.raises(RuntimeError, match='forward'):
+            nets[0].backward()
 
 
 # Settings, exchanged layers, copies ---------------------------------------------------------------
@@ -268,7 +293,7 @@ def test_a_helper_that_was_killed_is_said_and_replaced():
     helper = helper_of(net)
     os.kill(helper, signal.SIGKILL)
     wait_for(lambda: not is_alive(helper), 'it is not killed')
-    with pytest.raises(OSError):
+    with pytest.raises(ChildProcessError, match='a helper process has ended'):
         net.forward(*make_rows(8))
     make_step(net, *make_rows(8))
 
@@ -304,12 +329,42 @@ def test_after_ctrl_c_the_next_batch_is_right(request):
     np.testing.assert_array_equal(net.forward(*make_rows(8))[0], expected[0])
 
 
+def test_after_ctrl_c_while_a_layer_is_exchanged_the_next_batch_is_right(monkeypatch):
+    def ctrl_c(layers):
+        raise KeyboardInterrupt()
+
+    plain, net = make_mlp(), cut(make_mlp())
+    net.forward(*make_rows(8))
+    plain.layers[1] = net.layers[1] = Sigmoid()
+    with monkeypatch.context() as patched:
+        patched.setattr(parallel, 'fuse', ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            net.forward(*make_rows(8))
+    assert abs(net.forward(*make_rows(8))[1] - plain.forward(*make_rows(8))[1]) < 1e-5
+
+
+@on_linux
+def test_a_program_that_ignores_sigterm_ends():
+    code = ('import signal, sys; sys.path[:0] = sys.argv[1:]; import numpy as np\n'
+            'from parallel import ParallelNetwork\n'
+            'signal.signal(signal.SIGTERM, lambda *arguments: None)\n'
+            'net = ParallelNetwork(); net.forward(np.zeros((8, 784)), np.arange(8)); print("done")')
+    folders = [os.path.dirname(module.__file__) for module in (parallel, network)]
+    process = subprocess.Popen([sys.executable, '-c', code] + folders, stdout=subprocess.PIPE)
+    try:
+        assert process.communicate(timeout=60)[0] == b'done\n' and process.returncode == 0
+    finally:
+        process.kill()
+
+
 @on_linux
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')      # Python's, of threads and fork
 def test_a_forked_child_and_this_process_do_not_share_helpers():
     net, plain = cut(make_mlp()), make_mlp()
     make_step(net, *make_rows(8))
     child = os.fork()
+    if not child:
+        net.set_arrays({name: 0 * array for name, array in net.arrays().items()})
     for _ in range(5):
         make_step(net, *make_rows(8, seed=7 if child else 8))
     if not child:
