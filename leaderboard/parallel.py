@@ -14,7 +14,6 @@ part by the statistics of that part alone, as replicas on several GPUs do. Only 
 so elsewhere there is one part.
 """
 import contextlib
-import ctypes
 import functools
 import mmap
 import multiprocessing
@@ -52,7 +51,6 @@ class ParallelNetwork(Network):
         self.shares = []            # what share of the last batch's rows each part got
         self.is_to_keep = True      # what forward keeps: False in `evaluation`
         super().__init__(layers, loss, rng, input_shape)
-        keep_freed_memory()
 
     def forward(self, input, target):
         """Rows (N, ...) and targets (N,) or (N, K) -> predictions (N, K) and the mean loss."""
@@ -231,19 +229,6 @@ def blas_controller():
               'it, or set OPENBLAS_NUM_THREADS=1', file=sys.stderr)
         return None
     return threadpoolctl.ThreadpoolController()      # it looks for the library once: a millisecond
-
-
-@functools.lru_cache(maxsize=1)
-def keep_freed_memory():
-    """Make the C library keep the memory of freed arrays for the next ones, where it is glibc.
-
-    Else it gives large arrays back to the system, and gets their memory anew, page by page, in
-    every batch.
-    """
-    library = ctypes.CDLL(None) if os.name == 'posix' else None
-    if hasattr(library, 'mallopt'):
-        library.mallopt(-1, 2 ** 31 - 1)      # M_TRIM_THRESHOLD: bytes at the end of the heap
-        library.mallopt(-3, 2 ** 25)          # M_MMAP_THRESHOLD: larger arrays are not kept
 
 
 def blas_threads(count):
