@@ -36,7 +36,7 @@ OURS, PYTORCH = SIDES = ('ours', 'PyTorch')
 SEEDS = (0, 1, 2)
 # The networks of train.py, with their epochs
 RUNS = [('baseline', 6), ('notebook', 6), ('large', 4), ('large', 6), ('large', 12),
-        ('connected', 60)]
+        ('connected', 30)]
 VALIDATION = 8000
 
 

@@ -40,7 +40,7 @@ TRAININGS = {
     'tiny': {'epochs': 1},
     'baseline': {'epochs': 6, 'batch_size': 128, 'lr': 0.3, 'ema_decay': 0.0},      # Network()
     'notebook': {'epochs': 6, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.99},
-    'connected': {'epochs': 60},
+    'connected': {'epochs': 30},
     'large': {},
 }
 
