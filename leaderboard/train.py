@@ -21,8 +21,7 @@ from check import refuse_misplaced      # noqa: E402
 from checkpoint import Checkpoint, write_csv, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
-from layer import (Augment, BatchNorm, FullyConnected, PixelScaling, ReLU,      # noqa: E402
-                   SoftmaxWithLoss)
+from layer import Augment      # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, Training,      # noqa: E402
                      character_network, correct_class_prior, epoch_line, even_class_counts,
                      read_csv, read_train, score, split_rows, write_submission)
@@ -40,7 +39,6 @@ TRAININGS = {
     'tiny': {'epochs': 1},
     'baseline': {'epochs': 6, 'batch_size': 128, 'lr': 0.3, 'ema_decay': 0.0},      # Network()
     'notebook': {'epochs': 6, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.99},
-    'connected': {'epochs': 30},
     'large': {},
 }
 
@@ -50,18 +48,7 @@ def make_network(name, seed):
     rng = np.random.default_rng(seed)
     if name == 'baseline':
         return Network(rng=rng)
-    if name == 'connected':
-        return ParallelNetwork(connected_layers(rng), SoftmaxWithLoss(label_smoothing=0.1))
     return character_network(rng, Conv2d=Conv2d, Network=ParallelNetwork, **NETWORKS[name])
-
-
-def connected_layers(rng, units=(784, 1024, 1024), elastic=1.0):
-    """Fully connected layers, trained with strong elastic distortion (after Simard et al. 2003)."""
-    layers = [PixelScaling(), Augment(rotation=10, scale=0.1, shear=0.12, shift=1.2,
-                                      elastic=elastic, rng=rng)]
-    for inputs, outputs in zip(units, units[1:]):
-        layers += [FullyConnected(inputs, outputs, rng), BatchNorm(outputs), ReLU()]
-    return layers + [FullyConnected(units[-1], 47, rng)]
 
 
 def settings_of(name):
