@@ -58,7 +58,7 @@ class Network(object):
             before = [value for other in self.layers[:index] for value in vars(other).values()]
             layer.needs_input_grad = any(isinstance(value, np.ndarray) for value in before)
             grad = layer.backward(grad)
-            if not layer.needs_input_grad:      # any array before would count as a weight
+            if not layer.needs_input_grad:      # no array before, so no weights
                 break
 
     def update(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):

@@ -184,7 +184,7 @@ def pixel_rows(images):
 def pool(images, find_winners=True):
     """MaxPool2d.forward -> the greatest of each 2 x 2 square, and which of its pixels won.
 
-    An odd side gets a copy of its last row or column, which wins over no pixel.
+    An odd side gets a copy of its last row or column, which loses every tie.
     """
     height, width = images.shape[:2]
     if height % 2 or width % 2:

@@ -24,12 +24,13 @@ sys.path[:0] = [PROJECT, os.path.join(PROJECT, 'leaderboard')]
 
 from checkpoint import replacing                                                      # noqa: E402
 from fast_conv2d import Conv2d                                                        # noqa: E402
-from layer import (_Layer, Augment, BatchNorm, Dropout, Flatten, FullyConnected,              # noqa: E402
+from layer import (_Layer, Augment, BatchNorm, Dropout, Flatten, FullyConnected,      # noqa: E402
                    MaxPool2d, PixelScaling, ReLU, Reshape, Sigmoid, SoftmaxWithLoss,
                    SquaredError, Tanh)
 from network import (Network, character_network, one_cycle, read_train, score,        # noqa: E402
                      split_rows)
-from train import COPIES, predict_ways      # COPIES: for facts.py               # noqa: E402, F401
+# COPIES is for facts.py
+from train import COPIES, NETWORKS, predict_ways                                  # noqa: E402, F401
 
 COLUMNS = ['factor', 'setting', 'seed', 'epochs', 'lr', 'weight_decay', 'search', 'validation',
            'balanced', 'corrected', 'augmented', 'cpu_seconds', 'wall_seconds']
@@ -85,8 +86,8 @@ def convolutional(rng, norm=False):
 
 def notebook_network(rng, augment=0, dropout=0.1, loss=None):
     """The convolutional network that the notebook trains."""
-    net = character_network(rng, stages=((16,), (32,), (64,)), hidden=128, dropout=dropout,
-                            augment=augment, Conv2d=Conv2d)
+    settings = dict(NETWORKS['notebook'], dropout=dropout, augment=augment)
+    net = character_network(rng, Conv2d=Conv2d, **settings)
     if loss is not None:
         net.loss = loss
     return net
