@@ -14,10 +14,10 @@ The sides get the same network, weights and rows:
 An epoch takes random uint8 rows in a new order, scales them, and makes a step of SGD with momentum
 for each batch. Before the timing, the losses of ours and of PyTorch must be equal. The sides take
 turns, so that a slow moment of the machine meets all of them. A ratio is of two times of one turn.
-A side whose package is missing is left out.
+A side whose package is missing is left out. benchmark.csv holds the seconds of each turn, for
+92,000 rows.
 """
 import argparse
-import collections
 import contextlib
 import importlib
 import os
@@ -44,14 +44,7 @@ CORES = os.cpu_count() or 1
 EPOCH = 92000                # the lab's 100,000 training rows without 8,000 for validation
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 LEAST_ROWS = 256             # of a side
-
-# A line of the table. Seconds are for 92,000 rows, extrapolated from `rows`. The ratio is this
-# side's time over PyTorch's.
-Row = collections.namedtuple('Row', 'part measurement side rows seconds seconds_least '
-                                    'seconds_greatest ratio ratio_least ratio_greatest')
-
-# A side: its name, a function(rows) that works through so many rows, and the share of rows it gets
-Side = collections.namedtuple('Side', 'name work share')
+KEYS = ['network', 'measurement', 'side']
 
 
 # The networks -------------------------------------------------------------------------------------
@@ -151,91 +144,74 @@ def sklearn_training(net, pixels, label, batch):
 
 # Measuring ----------------------------------------------------------------------------------------
 
-def compare(part, measurement, sides, rows, repeats):
-    """Let the sides take turns -> a Row for each; ratios are to PyTorch, if it is a side."""
-    counts = {side.name: max(LEAST_ROWS, int(rows * side.share)) for side in sides}
-    for side in sides:
-        side.work(min(1000, counts[side.name]))
-    times = {side.name: [] for side in sides}
-    for _ in range(repeats):
-        for side in sides:
+def take_turns(sides, repeats):
+    """{side: (function(rows), rows)} -> a list of (side, turn, seconds for 92,000 rows)."""
+    for work, rows in sides.values():
+        work(min(1000, rows))
+    found = []
+    for turn in range(repeats):
+        for side, (work, rows) in sides.items():
             time.sleep(0.05)      # the threads of the side before stop spinning
             started = time.perf_counter()
-            side.work(counts[side.name])
+            work(rows)
             seconds = time.perf_counter() - started
-            times[side.name].append(seconds * EPOCH / counts[side.name])
-    found = []
-    for side in sides:
-        ratio = [None] * 3
-        if 'PyTorch' in times and side.name != 'PyTorch':
-            ratio = spread(np.divide(times[side.name], times['PyTorch']))
-        found.append(Row(part, measurement, side.name, counts[side.name],
-                         *spread(times[side.name]), *ratio))
+            found.append((side, turn, seconds * EPOCH / rows))
     return found
 
 
-def spread(numbers):
-    """-> median, least and greatest number."""
-    return [float(function(numbers)) for function in (np.median, np.min, np.max)]
-
-
 def measure(name, rows, repeats):
-    """An epoch of a network, then prediction, beside the others -> Rows."""
+    """-> a table with the seconds of each turn: epochs of a network, then predictions."""
     batch = 100 if name in MLPS else CHARACTER_TRAINING['batch_size']
     pixels, label = random_rows(rows)
     plain, fast = make_networks(name)
+    best, best_net = ('ours, fast', fast) if fast else ('ours', plain)
     # The plain convolution takes long, so it gets few rows
-    sides = [Side('ours', epochs_of(plain, (pixels, label), batch), 0.1 if fast else 1)]
-    best = 'ours, fast' if fast else 'ours'
-    if fast:
-        sides.append(Side(best, epochs_of(fast, (pixels, label), batch), 1))
-    predictions = [Side(best, lambda rows: (fast or plain).predict(pixels[:rows]), 1)]
+    few = max(LEAST_ROWS, rows // 10) if fast else rows
+    epochs = {'ours': (epochs_of(plain, (pixels, label), batch), few),
+              best: (epochs_of(best_net, (pixels, label), batch), rows)}
+    predictions = {best: (lambda count: best_net.predict(pixels[:count]), rows)}
     if optional('torch'):
         for net in make_networks(name):
             if net is not None:
                 check_same_loss(net, TorchNetwork(net), pixels[:batch], label[:batch])
         theirs = TorchNetwork(make_networks(name)[0])
-        sides.append(Side('PyTorch', epochs_of(theirs, (pixels, label), batch), 1))
-        predictions.append(Side('PyTorch', lambda rows: theirs.predict(pixels[:rows]), 1))
+        epochs['PyTorch'] = (epochs_of(theirs, (pixels, label), batch), rows)
+        predictions['PyTorch'] = (lambda count: theirs.predict(pixels[:count]), rows)
     if optional('sklearn') and not fast:
-        sides.append(Side('scikit-learn', sklearn_training(plain, pixels, label, batch), 1))
-    return (compare(name, f'{name}, batch {batch}', sides, rows, repeats)
-            + compare(name, f'{name}, prediction', predictions, rows, repeats))
+        epochs['scikit-learn'] = (sklearn_training(plain, pixels, label, batch), rows)
+    times = [(name, measurement) + turn
+             for measurement, sides in (('epoch', epochs), ('prediction', predictions))
+             for turn in take_turns(sides, repeats)]
+    return pd.DataFrame(times, columns=KEYS + ['turn', 'seconds'])
 
 
-# The table ----------------------------------------------------------------------------------------
-
-def table_line(row):
-    """A Row as a line of the printed table."""
-    line = f'{row.measurement:26} {row.side:13} {row.rows:7} rows {row.seconds:9.2f} s'
-    if row.ratio is not None:
-        line += f'   ratio {row.ratio:5.2f} ({row.ratio_least:.2f} to {row.ratio_greatest:.2f})'
-    return line
+def summary(times):
+    """Medians, least and greatest seconds, and the same of the ratios to PyTorch's, by turn."""
+    place = KEYS[:2] + ['turn']
+    theirs = times[times.side == 'PyTorch'].set_index(place).seconds
+    ratio = times.seconds / theirs.reindex(pd.MultiIndex.from_frame(times[place])).values
+    return times.assign(ratio=ratio).groupby(KEYS, sort=False)[['seconds', 'ratio']].agg(
+        ['median', 'min', 'max'])
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description='Time the framework beside others.')
     parser.add_argument('--rows', type=int, default=6000, help='rows of an epoch (default: 6000)')
     parser.add_argument('--repeats', type=int, default=5, help='turns of the sides (default: 5)')
-    parser.add_argument('--only', nargs='+', choices=NAMES, metavar='NAME',
+    parser.add_argument('--only', nargs='+', choices=NAMES, default=NAMES, metavar='NAME',
                         help='of ' + ', '.join(NAMES))
-    parser.add_argument('--output', metavar='FILE',
-                        help='default: benchmark.csv in this folder, none with --only')
+    parser.add_argument('--output', default=os.path.join(HOME, 'benchmark.csv'), metavar='FILE',
+                        help='default: benchmark.csv in this folder')
     options = parser.parse_args(arguments)
     if options.rows < LEAST_ROWS or options.repeats < 1:
         parser.error(f'--rows must be {LEAST_ROWS} or more, --repeats 1 or more')
-    lines = about()
-    print('\n'.join(lines + [f'Seconds are for {EPOCH} rows', '']))
-    rows = []
+    print('\n'.join(about() + [f'Seconds are for {EPOCH} rows']))
+    tables = []
     with blas_threads(CORES):
-        for name in options.only or NAMES:
-            for row in measure(name, options.rows, options.repeats):
-                rows.append(row)
-                print(table_line(row), flush=True)
-    # A part does not take the place of the whole
-    output = options.output or (not options.only and os.path.join(HOME, 'benchmark.csv'))
-    if output:
-        write_csv(output, pd.DataFrame(rows, columns=Row._fields), lines)
+        for name in options.only:
+            tables.append(measure(name, options.rows, options.repeats))
+            print(summary(tables[-1]).round(2).to_string(), flush=True)
+    write_csv(options.output, pd.concat(tables), about())
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import os
-import time
 import zipfile
 import zlib
 
@@ -31,18 +30,23 @@ class Checkpoint(object):
         self.training = training
         self.fingerprint = fingerprint(training)
 
+    def arrays(self):
+        """{'part name': array} of all that the next epoch depends on: the arrays themselves."""
+        training = self.training
+        parts = {'last': training.net.arrays(), 'best': training.best,
+                 'average': training.average, 'velocity': {}}
+        if training.sgd.get('momentum'):
+            for name, layer, attribute in training.net.parameters():
+                zeros = np.zeros_like(getattr(layer, attribute))      # before the first step
+                own = training.net.velocity.setdefault((layer, attribute), zeros)
+                parts['velocity'][name] = own
+        return {f'{part} {name}': parts[part][name] for part in parts for name in parts[part]}
+
     def save(self, record=None):
         """Write the state after an epoch. On an error the file stays. `record` is not used."""
-        training = self.training
-        about = {'fingerprint': self.fingerprint, 'history': training.history,
-                 'steps': training.steps}
-        own = training.net.velocity
-        velocity = {name: own[layer, attribute] for name, layer, attribute
-                    in training.net.parameters() if (layer, attribute) in own}
-        arrays = flat({'last': training.net.arrays(), 'best': training.best,
-                       'average': training.average, 'velocity': velocity})
-        arrays['about'] = np.array(json.dumps(about))
-        write_npz(self.path, arrays)
+        about = {'fingerprint': self.fingerprint, 'history': self.training.history,
+                 'steps': self.training.steps}
+        write_npz(self.path, dict(self.arrays(), about=np.array(json.dumps(about))))
 
     def load(self):
         """Restore the state, if the file is there.
@@ -54,35 +58,28 @@ class Checkpoint(object):
             return
         arrays = read_npz(self.path)
         found, history, steps = read_about(arrays.pop('about', ''), self.path)
-        check_fingerprint(found, self.fingerprint, self.path)
-        check_arrays(arrays, self.expected_arrays(), self.path)
-        parts = {'last': {}, 'best': {}, 'average': {}, 'velocity': {}}
-        for key, array in arrays.items():
-            part, name = key.split(' ', 1)
-            parts[part][name] = array
-        training = self.training
-        training.net.set_arrays(parts['last'])
-        training.history[:], training.steps = history, steps
-        training.best, training.average = parts['best'], parts['average']
-        for name, layer, attribute in training.net.parameters():
-            if name in parts['velocity']:
-                training.net.velocity[layer, attribute] = parts['velocity'][name]
-
-    def expected_arrays(self):
-        """{name: array} with the names and shapes of the arrays that the file must hold."""
-        net = self.training.net
-        own = net.arrays()
-        parts = {'last': own, 'best': own}
-        if self.training.ema_decay:
-            parts['average'] = own
-        if self.training.sgd.get('momentum'):
-            parts['velocity'] = {name: own[name] for name, _, _ in net.parameters()}
-        return flat(parts)
+        check_same(self.path, 'training', found, self.fingerprint)
+        own = self.arrays()
+        check_same(self.path, 'network', kinds(arrays), kinds(own))
+        for name, array in own.items():
+            array[...] = arrays[name]
+        self.training.history[:] = history
+        self.training.steps = steps
 
 
-def flat(parts):
-    """{part: {name: array}} -> {'part name': array}."""
-    return {f'{part} {name}': parts[part][name] for part in parts for name in parts[part]}
+def kinds(arrays):
+    """{name: array} -> {name: shape, and whether it holds floats}."""
+    return {name: (array.shape, array.dtype.kind == 'f') for name, array in arrays.items()}
+
+
+def check_same(path, what, found, expected):
+    """ValueError, naming what differs, if the dicts differ: the checkpoint is of another one."""
+    names = sorted(set(found) | set(expected))
+    different = [name for name in names if found.get(name) != expected.get(name)]
+    if different:
+        raise ValueError(f'{path} is the checkpoint of another {what}, which differs in '
+                         f'{", ".join(different[:5])}: move it away, or name another checkpoint '
+                         'file')
 
 
 def read_about(text, path):
@@ -99,11 +96,13 @@ def fingerprint(training):
     """All that the bits of a training depend on: {field: text, number or list}."""
     net = training.net
     kinds = [type(each) for each in [net, net.loss] + net.layers]      # the fast print like plain
+    rates = [training.schedule(step / 10000) for step in range(10000)]
     fields = {'network': repr(net), 'classes': [f'{kind.__module__}.{kind.__name__}'
                                                 for kind in kinds],
               'settings': [settings(layer) for layer in net.layers + [net.loss]],
               'parts': getattr(net, 'parts', 1),      # of a batch, see ParallelNetwork
-              'schedule': schedule_checksum(training), 'training data': checksum(training.train),
+              'schedule': zlib.crc32(np.array(rates, float)),
+              'training data': checksum(training.train),
               'validation data': checksum(training.validation)}
     for name in ('epochs', 'batch_size', 'lr', 'seed', 'ema_decay'):
         fields[name] = float(getattr(training, name))
@@ -118,16 +117,6 @@ def settings(layer):
             if isinstance(value, (int, float, np.number)) and not isinstance(value, bool)}
 
 
-def schedule_checksum(training):
-    """A checksum of the learning rate at each step. A schedule is a function without a name."""
-    rows = len(training.train[0])
-    factors = []
-    for epoch in range(training.epochs):
-        for start in range(0, rows, training.batch_size):      # as in Training.train_rows
-            factors.append(training.schedule((epoch + start / rows) / training.epochs))
-    return zlib.crc32(np.array(factors, float).tobytes())
-
-
 def checksum(pair):
     """(data, label) or None -> a text with the shape, the dtype and the checksums."""
     if pair is None:
@@ -136,24 +125,6 @@ def checksum(pair):
     data_sum = zlib.crc32(np.ascontiguousarray(data))
     label_sum = zlib.crc32(np.ascontiguousarray(label, dtype=np.int64))
     return f'{data.shape} {data.dtype} {data_sum:08x} {label_sum:08x}'
-
-
-def check_fingerprint(found, expected, path):
-    """ValueError, naming the fields that differ, if a checkpoint is of another training."""
-    names = sorted(set(found) | set(expected))
-    different = [name for name in names if found.get(name) != expected.get(name)]
-    if different:
-        raise ValueError(f'{path} is the checkpoint of another training, which differs in '
-                         f'{", ".join(different)}: move it away, or name another checkpoint file')
-
-
-def check_arrays(arrays, expected, origin):
-    """ValueError unless `arrays` has the names and the shapes of `expected`, and floats."""
-    different = set(arrays) ^ set(expected)
-    different |= {name for name in set(arrays) & set(expected)
-                  if arrays[name].shape != expected[name].shape or arrays[name].dtype.kind != 'f'}
-    if different:
-        raise ValueError(f'{origin} is of another network, which differs in {min(different)}')
 
 
 # Whole files --------------------------------------------------------------------------------------
@@ -171,27 +142,15 @@ def replacing(path):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        replace_file(beside, path)
+        os.replace(beside, path)
     except OSError as error:
         if error.filename not in (None, beside):      # of another file, and said already
             raise
-        remedies = {PermissionError: 'close the program that has it open',
-                    FileNotFoundError: 'make the folder'}
-        remedy = remedies.get(type(error), 'free space there') + ' or choose another folder'
-        raise OSError(error.errno, f'{error.strerror}: nothing was written, {remedy}', path)
+        raise OSError(error.errno, f'{error.strerror}: nothing was written, free space there or '
+                                   'choose another folder', path)
     finally:
         if os.path.lexists(beside):
             os.remove(beside)
-
-
-def replace_file(source, target, tries=20):
-    """os.replace, tried for two seconds: on Windows another program may have `target` open."""
-    for _ in range(tries):
-        try:
-            return os.replace(source, target)
-        except PermissionError:
-            time.sleep(0.1)
-    return os.replace(source, target)
 
 
 def write_csv(path, table, comments=()):

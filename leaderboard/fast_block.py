@@ -9,8 +9,7 @@ block takes these short cuts. Each gives the numbers of the plain layers.
   NumPy takes far longer for many short rows, (N * H * W, O). The arrays are the block's own, so it
   changes them in place.
 - A few images go through the convolution and the maximum while they are in the cache.
-- In evaluation, BatchNorm multiplies and adds a number for each channel. The product is moved into
-  the kernel, and nothing is remembered.
+- In evaluation nothing is kept for `backward`.
 """
 import numpy as np
 
@@ -43,10 +42,12 @@ def run_length(layers):
 class Block(_Layer):
     """The layers of a run. They keep their parameters and get their gradients.
 
-    After `backward` another forward is needed: the block does not keep what it changed in place.
+    `backward` needs a forward in training before it, one for each: it changes in place what was
+    kept.
     """
 
     parameter_names = ('weight',)      # Network.backward goes back as far as the convolution
+    kept = None                        # what backward needs
 
     def __init__(self, layers):
         self.layers = layers
@@ -57,46 +58,41 @@ class Block(_Layer):
 
     def forward(self, input):
         """(N, H, W, C) -> (N, H, W, O), with half the sides if the run has a MaxPool2d."""
+        norm = self.norm
+        in_training = self.training and norm.training
         self.weight = self.conv.weight
         input = input.astype(np.result_type(input, self.weight), copy=False)
-        in_training = self.training and self.norm.training
-        forward = self.forward_in_training if in_training else self.forward_in_evaluation
-        output, self.kept = forward(input.transpose(1, 2, 0, 3))   # (H, W, N, C), as in memory
-        return output.transpose(2, 0, 1, 3)
-
-    def backward(self, output_grad):
-        """dE/d(output) -> dE/d(input)."""
-        kept = self.kept
-        self.kept = None
-        if len(kept) == 1:
-            return self.backward_in_evaluation(*kept, output_grad)
-        return self.backward_in_training(output_grad.transpose(1, 2, 0, 3), *kept)
-
-    def forward_in_training(self, images):
-        """Images (H, W, N, C) -> (H, W, N, O), and what backward_in_training needs."""
-        norm = self.norm
-        values = fast_conv2d.empty_values(images, self.weight)
+        images = input.transpose(1, 2, 0, 3)      # (H, W, N, C), as in memory
+        values = fast_conv2d.empty_values(images, self.weight) if in_training else None
         shape = images.shape[:3] + (norm.features,)
         parts = fast_conv2d.correlate_parts(images, self.weight, values)
         if self.pools:
             sums, winners = pool_parts(parts, shape, images.dtype)
         else:
             sums, winners = fast_conv2d.join_parts(parts, shape, images.dtype), None
-
-        count = sums.size // norm.features
-        mean = channel_sums(sums) / count
-        change(sums, np.subtract, mean)
-        var = channel_products(sums, sums) / count
-        norm.update_running(mean, var, count)
+        mean, var = norm.running_mean, norm.running_var
+        if in_training:
+            count = sums.size // norm.features
+            mean = channel_sums(sums) / count
+            change(sums, np.subtract, mean)
+            var = channel_products(sums, sums) / count
+            norm.update_running(mean, var, count)
+            mean = 0      # of what is now in sums
         std = np.sqrt(var + norm.eps)
-        output = scale_shift_relu(sums, norm.weight / std, norm.bias)
-        return output, (shape, values, winners, sums, std, output)
+        scale = norm.weight / std
+        output = scale_shift_relu(sums, scale, norm.bias - scale * mean)
+        self.kept = (shape, values, winners, sums, std, output) if in_training else None
+        return output.transpose(2, 0, 1, 3)
 
-    def backward_in_training(self, grad, shape, values, winners, sums, std, output):
-        """Set the gradients of the layers -> dE/d(input)."""
+    def backward(self, output_grad):
+        """dE/d(output) -> dE/d(input). Set the gradients of the layers."""
+        if self.kept is None:
+            raise RuntimeError(f'{self} needs a forward in training before each backward')
+        shape, values, winners, sums, std, output = self.kept
+        self.kept = None
         norm = self.norm
         count = sums.size // norm.features
-        grad = np.multiply(grad, output > 0, order='C')
+        grad = np.multiply(output_grad.transpose(1, 2, 0, 3), output > 0, order='C')
         norm.bias_grad = channel_sums(grad)
         norm.weight_grad = channel_products(grad, sums) / std      # sum of grad * xhat
         # dE/da = scale * (grad - mean of grad - xhat * mean of grad * xhat)
@@ -110,37 +106,6 @@ class Block(_Layer):
         self.conv.weight_grad, input_grad = fast_conv2d.correlate_backward(
             values, sums.transpose(2, 0, 1, 3), self.weight, self.needs_input_grad)
         return input_grad
-
-    def forward_in_evaluation(self, images):
-        """Images (H, W, N, C) -> (H, W, N, O), with the running statistics, and the images."""
-        norm = self.norm
-        scale = norm.weight / np.sqrt(norm.running_var + norm.eps)
-        shift = norm.bias - scale * norm.running_mean
-        kernel = self.weight if self.pools else self.weight * scale
-        height, width, rows, _ = images.shape
-        if self.pools:
-            height, width = (height + 1) // 2, (width + 1) // 2
-        output = np.empty((height, width, rows, norm.features), images.dtype)
-        for part, sums in fast_conv2d.correlate_parts(images, kernel):
-            if self.pools:
-                sums, _ = pool(sums, find_winners=False)
-                change(sums, np.multiply, scale)
-            change(sums, np.add, shift)
-            np.maximum(sums, np.zeros_like(sums[:1, :1]), out=output[:, :, part])
-        return output, (images,)
-
-    def backward_in_evaluation(self, images, output_grad):
-        """The layers do it themselves: they forward the input once more, in that mode."""
-        input = images.transpose(2, 0, 1, 3)
-        mode = self.norm.training
-        self.norm.training = False
-        self.conv.needs_input_grad = self.needs_input_grad
-        for layer in self.layers:
-            input = layer.forward(input)
-        for layer in reversed(self.layers):
-            output_grad = layer.backward(output_grad)
-        self.norm.training = mode
-        return output_grad
 
     def __repr__(self):
         return ' + '.join(map(repr, self.layers))
@@ -181,7 +146,7 @@ def pixel_rows(images):
     return images.reshape(height * width, rows * channels)
 
 
-def pool(images, find_winners=True):
+def pool(images):
     """MaxPool2d.forward -> the greatest of each 2 x 2 square, and which of its pixels won.
 
     An odd side gets a copy of its last row or column, which loses every tie.
@@ -192,8 +157,7 @@ def pool(images, find_winners=True):
     top, bottom = images[0::2], images[1::2]
     higher = np.maximum(top, bottom)
     left, right = higher[:, 0::2], higher[:, 1::2]
-    pooled = np.maximum(left, right)
-    return pooled, (top >= bottom, left >= right) if find_winners else None
+    return np.maximum(left, right), top >= bottom, left >= right
 
 
 def pool_parts(parts, shape, dtype):
@@ -204,8 +168,7 @@ def pool_parts(parts, shape, dtype):
     left_wins = np.empty((down, across, rows, channels), bool)
     pooled = np.empty(left_wins.shape, dtype)
     for part, images in parts:
-        pooled[:, :, part], winners = pool(images)
-        top_wins[:, :, part], left_wins[:, :, part] = winners
+        pooled[:, :, part], top_wins[:, :, part], left_wins[:, :, part] = pool(images)
     return pooled, (top_wins, left_wins)
 
 

@@ -23,8 +23,9 @@ from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
 from layer import Augment      # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, Training,      # noqa: E402
-                     character_network, correct_class_prior, epoch_line, even_class_counts,
-                     read_csv, read_train, score, split_rows, write_submission)
+                     character_network, check_finite, correct_class_prior, epoch_line,
+                     even_class_counts, read_csv, read_train, score, split_rows,
+                     write_submission)
 from parallel import ParallelNetwork, blas_kernels      # noqa: E402
 
 COPIES = 8      # of each row, for test-time augmentation
@@ -110,15 +111,17 @@ def read_options(arguments):
 
 
 def check_paths(options):
-    """Refuse, before any long work, files that cannot be written or overwrite each other."""
+    """Refuse, before any long work, files that cannot be written or overwrite others."""
     paths = [options.checkpoint, options.weights, options.curve, options.submission]
     for path in paths:
-        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise FileNotFoundError(f'{path} cannot be written: make its folder first')
-        if os.path.isdir(path):
-            raise IsADirectoryError(f'{path} is a folder, expected the name of a file')
+        if os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise OSError(f'{path} cannot be written: expected a file in a folder that exists')
     if len(set(map(os.path.realpath, paths))) < len(paths):
         raise ValueError(f'two of the files {", ".join(paths)} are the same: choose other names')
+    data = [os.path.join(options.data, name) for name in ('train.csv', 'test.csv')]
+    if any(map(is_stand_in, data)) and 'DLAD' in options.submission:
+        raise ValueError(f'{options.data} holds the stand-in, not the data of the competition: '
+                         'name another file as --submission, and do not hand it in')
 
 
 def read_data(folder):
@@ -134,18 +137,6 @@ def read_data(folder):
                          'the predictions are corrected for equally many rows of each class: use '
                          'the whole test.csv of this lab')
     return pixels, label, test
-
-
-def rename_stand_in(options):
-    """If the data is the stand-in, rename the submission. -> a sentence that says so, or ''."""
-    paths = [os.path.join(options.data, name) for name in ('train.csv', 'test.csv')]
-    if not any(map(is_stand_in, paths)):
-        return ''
-    folder, name = os.path.split(options.submission)
-    if name == 'DLAD-test-predict.csv':
-        options.submission = os.path.join(folder, 'stand-in-predict.csv')
-    return (f'{options.data} holds the stand-in, not the data of the competition: do not hand in '
-            f'{options.submission}')
 
 
 def make_training(options, pixels, label):
@@ -167,30 +158,16 @@ def make_training(options, pixels, label):
 
 
 def save_weights(net, path):
-    """Write the weights as float16. ValueError if one is too large, which would become inf."""
-    largest = np.finfo(np.float16).max
-    arrays = {'held_back': np.array(sorted(net.held_back))}
-    for name, array in net.arrays().items():
-        if np.abs(array).max() > largest:
-            raise ValueError(f'{path} was not written: {name} has a number of size '
-                             f'{np.abs(array).max():g}, and float16 ends at {largest:g}: train '
-                             'with a lower learning rate')
-        arrays[name] = array.astype(np.float16)
-    write_npz(path, arrays)
-
-
-def write_curve(path, history):
-    """Write the history as a CSV file, one line an epoch."""
-    table = pd.json_normalize(history, sep='_')
-    write_csv(path, table.dropna(axis=1, how='all').round(4))    # one is empty without validation
+    """Write the weights as float16. FloatingPointError if one is too large for it."""
+    arrays = {name: array.astype(np.float16) for name, array in net.arrays().items()}
+    for name, array in arrays.items():
+        check_finite(f'{name} as float16', array)
+    write_npz(path, dict(arrays, held_back=np.array(sorted(net.held_back))))
 
 
 def run(options):
     """Train to the end, then write weights, curve and submission."""
     refuse_misplaced(options.data)
-    warning = rename_stand_in(options)
-    if warning:
-        say(warning)
     check_paths(options)
     pixels, label, test = read_data(options.data)
     training = make_training(options, pixels, label)
@@ -209,7 +186,8 @@ def run(options):
 
     save_weights(training.net, options.weights)
     training.net.load(options.weights)      # what predicts is what was saved
-    write_curve(options.curve, training.history)
+    curve = pd.json_normalize(training.history, sep='_')
+    write_csv(options.curve, curve.dropna(axis=1, how='all').round(4))    # without validation
     say(f'Predicting, with {COPIES} augmented copies of each row')
     if training.validation:
         data, true = training.validation
@@ -221,8 +199,6 @@ def run(options):
     predicted = even_class_counts(predict).argmax(axis=1)
     write_submission(options.submission, predicted)
     say(f'Wrote {options.weights}, {options.curve} and {options.submission}')
-    if warning:
-        say(warning)
 
 
 def main(arguments=None):

@@ -37,30 +37,27 @@ def test_the_table_also_without_the_other_frameworks(tmp_path, capsys, monkeypat
     printed = capsys.readouterr().out
     for text in (str(tmp_path), os.path.dirname(benchmark.__file__), os.path.expanduser('~')):
         assert text not in printed
-    assert list(rows.columns) == list(benchmark.Row._fields)
-    assert set(rows.part) == {'784-60-47', 'large'}
-    assert (rows.seconds > 0).all() and (rows.seconds_least <= rows.seconds).all()
-    assert {'ours', 'ours, fast'} <= set(rows[rows.part == 'large'].side)
-    assert list(rows.measurement.unique()) == ['784-60-47, batch 100', '784-60-47, prediction',
-                                               'large, batch 256', 'large, prediction']
-    assert rows.ratio.notna().any() == ('PyTorch' in set(rows.side))
+    assert set(rows.network) == {'784-60-47', 'large'} and (rows.seconds > 0).all()
+    assert {'ours', 'ours, fast'} <= set(rows[rows.network == 'large'].side)
+    assert set(rows.measurement) == {'epoch', 'prediction'}
+    assert benchmark.summary(rows).notna().all(axis=None) == (not missing)
     if missing:
         assert 'PyTorch missing, scikit-learn missing' in lines[0]
         assert set(rows.side) == {'ours', 'ours, fast'}
 
 
-def test_ratio_is_the_median_of_the_turns_and_each_side_gets_its_share_of_the_rows(monkeypatch):
+def test_ratio_is_the_median_of_the_turns_and_each_side_gets_its_rows(monkeypatch):
     clock = iter(np.cumsum([0, 10.0, 0, 20, 0, 10, 0, 10, 0, 10, 0, 40]))
     monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: next(clock))
     monkeypatch.setattr(benchmark.time, 'sleep', lambda seconds: None)
     counts = []
-    sides = [benchmark.Side(name, counts.append, share)
-             for name, share in (('ours', 1), ('PyTorch', 0.5))]
-    first, second = benchmark.compare('part', 'measurement', sides, 1000, 3)
-    assert counts == [1000, 500] * 4 and [first.rows, second.rows] == [1000, 500]
-    assert (first.ratio, first.ratio_least, first.ratio_greatest) == (0.25, 0.125, 0.5)
-    assert second.ratio is None
-    assert [first.seconds, second.seconds] == [10 * 92, 20 * 184]
+    sides = {'ours': (counts.append, 1000), 'PyTorch': (counts.append, 500)}
+    turns = [('net', 'epoch') + turn for turn in benchmark.take_turns(sides, 3)]
+    assert counts == [1000, 500] * 4
+    table = benchmark.summary(pd.DataFrame(turns, columns=benchmark.KEYS + ['turn', 'seconds']))
+    ours, theirs = [table.loc[('net', 'epoch', side)] for side in sides]
+    assert list(ours.ratio) == [0.25, 0.125, 0.5] and set(theirs.ratio) == {1}
+    assert [ours.seconds['median'], theirs.seconds['median']] == [10 * 92, 20 * 184]
 
 
 @pytest.mark.parametrize('name', [*benchmark.MLPS, *benchmark.CNNS])

@@ -131,37 +131,32 @@ def test_every_network_trains(name):
     assert twin is None or repr(net) == repr(twin)
 
 
-@pytest.mark.parametrize('longer, arguments, name', [
-    ([], [], 'stand-in-predict.csv'), ([], ['--submission', 'mine.csv'], 'mine.csv'),
-    (['train.csv'], [], 'stand-in-predict.csv'), (['test.csv'], [], 'stand-in-predict.csv'),
-    (['train.csv', 'test.csv'], [], None)], ids=repr)
-def test_predictions_for_the_stand_in_get_another_name_and_a_warning(lab, capsys, longer,
-                                                                     arguments, name):
-    """One file of the stand-in is enough. Other data beside an old marker is no stand-in."""
-    mark_as_stand_in(lab)
-    for other in longer:
-        content = (lab / other).read_bytes()
-        (lab / other).write_bytes(content + content.splitlines()[0] + b'\n')
-    assert run(*arguments) == 0
-    output = capsys.readouterr().out
-    assert output.count(f'do not hand in {name}') == (2 if name else 0), output
-    assert output.count('stand-in') == (output.count('stand-in-predict') + 2 if name else 0)
-    assert (SUBMISSION in os.listdir('.')) == (name is None)
-
-
 # What is refused ----------------------------------------------------------------------------------
 
 def test_files_and_folders_that_cannot_be_are_refused_before_training(lab, capsys):
     refused(capsys, 'train.csv', '--data', 'nowhere')
     for option in ('--checkpoint', '--weights', '--submission'):
         path = os.path.join('nowhere', 'file')
-        refused(capsys, f'{path} cannot be written: make its folder first', option, path)
-        refused(capsys, '. is a folder', option, '.')
+        refused(capsys, f'{path} cannot be written', option, path)
+        refused(capsys, '. cannot be written', option, '.')
     refused(capsys, 'are the same', '--weights', 'training.npz')
     refused(capsys, 'are the same', '--checkpoint', SUBMISSION)
     refused(capsys, 'are the same', '--submission', CURVE)
     for rows in ('99', '100', '200'):
         refused(capsys, 'fewer than two of the 100 rows', '--validation', rows)
+
+
+@pytest.mark.parametrize('longer', [[], ['train.csv'], ['test.csv'], ['train.csv', 'test.csv']],
+                         ids=repr)
+def test_the_stand_in_needs_a_submission_of_another_name(lab, capsys, longer):
+    """One file of it is enough. Other data beside an old marker is no stand-in."""
+    mark_as_stand_in(lab)
+    for name in longer:
+        content = (lab / name).read_bytes()
+        (lab / name).write_bytes(content + content.splitlines()[0] + b'\n')
+    if len(longer) < 2:
+        refused(capsys, '. holds the stand-in, not the data of the competition')
+    assert run(*[] if len(longer) == 2 else ['--submission', 'mine.csv']) == 0
 
 
 def test_data_that_does_not_fit_is_refused_before_training(lab, capsys):
@@ -208,6 +203,7 @@ def test_a_training_that_diverges_and_a_full_disk_end_with_a_sentence(lab, capsy
     refused(capsys, 'the loss is not finite')
 
 
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')      # NumPy's, of the overflow
 def test_a_weight_that_float16_cannot_hold_is_refused(tmp_path):
     path = tmp_path / 'weights.npz'
     net = network.Network([PixelScaling(), FullyConnected(784, 47)])
@@ -217,9 +213,9 @@ def test_a_weight_that_float16_cannot_hold_is_refused(tmp_path):
         net.load(str(path))
         assert net.layers[1].weight[3, 4] == number
     content = path.read_bytes()
-    for number in (65505.0, -1e6, np.inf):
+    for number in (65520.0, -1e6, np.inf):
         net.layers[1].weight[3, 4] = number
-        with pytest.raises(ValueError, match='1.FullyConnected.weight'):
+        with pytest.raises(FloatingPointError, match='1.FullyConnected.weight as float16'):
             train.save_weights(net, str(path))
     assert path.read_bytes() == content
 
@@ -266,8 +262,7 @@ def test_the_output_is_ascii_whatever_the_names_of_files_are(tmp_path):
     mark_as_stand_in(folder)
     process = start(tmp_path, COMMAND, '--data', 'd\u00e4ta', *TINY[2:], PYTHONIOENCODING='ascii')
     output, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
-    assert b'd\\xe4ta holds the stand-in' in output, output.decode()
+    assert process.returncode == 1 and b'd\\xe4ta holds the stand-in' in errors, errors.decode()
 
 
 WITHOUT_CLOCK = """
