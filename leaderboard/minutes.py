@@ -39,55 +39,38 @@ RUNS = [('baseline', 6), ('notebook', 6), ('large', 4), ('large', 6), ('large', 
 VALIDATION = 8000
 
 
-class Series(object):
-    """The rows of minutes.csv, and the trainings that add to them."""
-
-    def __init__(self, path, pixels, label):
-        self.path = path
-        self.rows = read_rows(path)
-        train, validation = split_rows(len(pixels), VALIDATION, 0)
-        self.train = (pixels[train], label[train].astype(np.int64))
-        self.validation = (pixels[validation], label[validation].astype(np.int64))
-
-    def run(self, network, epochs, side, seed):
-        """Train, and add the row to the file, unless it is there already."""
-        row = {'network': network, 'epochs': epochs, 'side': side, 'seed': seed}
-        if any(row.items() <= other.items() for other in self.rows):
-            return
-        net = make_network(network, seed)
-        if side == PYTORCH:
-            net = torch_training.TorchNetwork(net)
-        settings = dict(settings_of(network), epochs=epochs, seed=seed)
-        training = Training(net, self.train, None, **settings)
-        started = time.perf_counter()
-        with blas_threads(CORES):
-            training.run(verbose=False)
-        row['minutes'] = round((time.perf_counter() - started) / 60, 2)
-        ways = predict_ways(net, self.validation[0], self.train[1])
-        for name, way in (('balanced', 'plain'), ('corrected', 'corrected'),
-                          ('augmented', 'augmented')):
-            predict = ways.get(way, ways['corrected'])      # a network without Augment
-            found = score(predict.argmax(axis=1), self.validation[1])
-            row[name] = round(found.balanced_accuracy, 3)
-        self.rows.append(row)
-        print(', '.join(f'{name} {row[name]}' for name in COLUMNS), flush=True)
-        write_csv(self.path, pd.DataFrame(self.rows, columns=COLUMNS), about())
+def run(key, train, validation):
+    """Train (network, epochs, side, seed) -> a row of minutes.csv."""
+    network, epochs, side, seed = key
+    net = make_network(network, seed)
+    if side == PYTORCH:
+        net = torch_training.TorchNetwork(net)
+    training = Training(net, train, None, **dict(settings_of(network), epochs=epochs, seed=seed))
+    started = time.perf_counter()
+    with blas_threads(CORES):
+        training.run(verbose=False)
+    seconds = time.perf_counter() - started
+    ways = predict_ways(net, validation[0], train[1])
+    ways.setdefault('augmented', ways['corrected'])      # a network without Augment
+    accuracies = [score(predict.argmax(axis=1), validation[1]).balanced_accuracy
+                  for predict in ways.values()]
+    return [*key, round(seconds / 60, 2), *np.round(accuracies, 3)]
 
 
 def read_rows(path):
-    """The rows of minutes.csv as dicts, none if it is missing.
+    """The table minutes.csv, empty if it is missing.
 
     ValueError for other columns, and for times of another machine or of other versions.
     """
     if not os.path.exists(path):
-        return []
+        return pd.DataFrame(columns=COLUMNS)
     with open(path) as file:
         found = [line[2:].rstrip() for line in file if line.startswith('# ')]
     table = pd.read_csv(path, comment='#')
     if found != about() or list(table.columns) != COLUMNS:
         raise ValueError(f'{path} is of another machine, of other versions or of another program: '
                          'give another file as --results')
-    return table.to_dict('records')
+    return table
 
 
 def summary(rows):
@@ -145,7 +128,6 @@ def main(arguments=None):
     names = list(dict.fromkeys(network for network, _ in RUNS))
     parser.add_argument('--only', nargs='+', choices=names, metavar='NETWORK', default=names,
                         help='of ' + ', '.join(names))
-    parser.add_argument('--epochs', type=int, nargs='+', metavar='N', help='only these epochs')
     parser.add_argument('--sides', nargs='+', choices=SIDES, metavar='SIDE', default=SIDES,
                         help='of ' + ', '.join(SIDES))
     parser.add_argument('--seeds', type=int, nargs='+', default=SEEDS, metavar='N')
@@ -157,11 +139,17 @@ def main(arguments=None):
         print(table.round(2).to_string(index=False))
         draw(table, os.path.splitext(options.results)[0] + '.png')
         return
-    series = Series(options.results, *read_train(os.path.join(options.data, 'train.csv')))
+    pixels, label = read_train(os.path.join(options.data, 'train.csv'))
+    train, validation = [(pixels[part], label[part])
+                         for part in split_rows(len(pixels), VALIDATION, 0)]
+    rows = read_rows(options.results).values.tolist()
     for seed, (network, epochs), side in itertools.product(options.seeds, RUNS, options.sides):
-        wanted = network in options.only and epochs in (options.epochs or [epochs])
-        if wanted and (side == OURS or torch_training.torch):      # without PyTorch, only ours
-            series.run(network, epochs, side, seed)
+        key = [network, epochs, side, seed]
+        wanted = network in options.only and (side == OURS or torch_training.torch)
+        if wanted and key not in [row[:4] for row in rows]:
+            rows.append(run(key, train, validation))
+            print(*rows[-1], flush=True)
+            write_csv(options.results, pd.DataFrame(rows, columns=COLUMNS), about())
 
 
 if __name__ == '__main__':
