@@ -282,7 +282,7 @@ def test_a_hopeless_learning_rate_is_told_without_a_warning_of_numpy(lr, sgd, re
 def test_rows_that_give_no_finite_loss_are_noticed(value, loss):
     rows, label = make_rows(50)
     rows[7] = value
-    for which, wanted in (('train', 'row'), ('validation', 'rows 0 to 49')):
+    for which, wanted in (('train', 'step'), ('validation', 'rows 0 to 49')):
         net = make_mlp(loss=loss)
         before = copies(net)
         _, error = train(net, lr=1e-9, **{which: (rows, label)})
