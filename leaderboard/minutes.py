@@ -27,9 +27,9 @@ sys.path[:0] = [ROOT, HOME]
 import torch_training                                                           # noqa: E402
 from benchmark import CORES, about                                              # noqa: E402
 from checkpoint import write_csv                                                # noqa: E402
-from network import Training, read_train, score, split_rows                     # noqa: E402
+from network import read_train, score, split_rows                               # noqa: E402
 from parallel import blas_threads                                               # noqa: E402
-from train import make_network, predict_ways, settings_of                       # noqa: E402
+from train import make_network, make_training, predict_ways                     # noqa: E402
 
 COLUMNS = ['network', 'epochs', 'side', 'seed', 'minutes', 'balanced', 'corrected', 'augmented']
 OURS, PYTORCH = SIDES = ('ours', 'PyTorch')
@@ -45,7 +45,7 @@ def run(key, train, validation):
     net = make_network(network, seed)
     if side == PYTORCH:
         net = torch_training.TorchNetwork(net)
-    training = Training(net, train, None, **dict(settings_of(network), epochs=epochs, seed=seed))
+    training = make_training(network, net, train, None, epochs=epochs, seed=seed)
     started = time.perf_counter()
     with blas_threads(CORES):
         training.run(verbose=False)

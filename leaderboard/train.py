@@ -21,6 +21,7 @@ from check import refuse_misplaced      # noqa: E402
 from checkpoint import Checkpoint, write_csv, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
+from hard_half import HardHalf      # noqa: E402
 from layer import Augment      # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, Training,      # noqa: E402
                      character_network, check_finite, correct_class_prior, epoch_line,
@@ -42,6 +43,7 @@ TRAININGS = {
     'notebook': {'epochs': 6, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.99},
     'large': {},
 }
+HARD_HALF = ('tiny', 'large')      # those that HardHalf trains
 
 
 def make_network(name, seed):
@@ -52,9 +54,11 @@ def make_network(name, seed):
     return character_network(rng, Conv2d=Conv2d, Network=ParallelNetwork, **NETWORKS[name])
 
 
-def settings_of(name):
-    """The settings of its Training."""
-    return dict(CHARACTER_TRAINING, **TRAININGS[name])
+def make_training(name, net, train, validation, **changes):
+    """The training of the network of that name, or of PyTorch's like it, at the first epoch."""
+    kind = HardHalf if name in HARD_HALF else Training
+    settings = dict(CHARACTER_TRAINING, **TRAININGS[name])
+    return kind(net, train, validation, **dict(settings, **changes))
 
 
 # What is printed ----------------------------------------------------------------------------------
@@ -139,8 +143,8 @@ def read_data(folder):
     return pixels, label, test
 
 
-def make_training(options, pixels, label):
-    """The network and its training, at the first epoch."""
+def start(options, pixels, label):
+    """-> the training that the options want."""
     train = (pixels, label)
     validation = None
     if options.validation > len(pixels) - 2:      # BatchNorm needs two rows
@@ -150,11 +154,11 @@ def make_training(options, pixels, label):
         chosen, kept = split_rows(len(pixels), options.validation, 0)
         train = (pixels[chosen], label[chosen])
         validation = (pixels[kept], label[kept])
-    net = make_network(options.network, options.seed)
-    settings = dict(settings_of(options.network), seed=options.seed)
+    changes = {'seed': options.seed}
     if options.epochs:
-        settings['epochs'] = options.epochs
-    return Training(net, train, validation, **settings)
+        changes['epochs'] = options.epochs
+    net = make_network(options.network, options.seed)
+    return make_training(options.network, net, train, validation, **changes)
 
 
 def save_weights(net, path):
@@ -170,7 +174,7 @@ def run(options):
     refuse_misplaced(options.data)
     check_paths(options)
     pixels, label, test = read_data(options.data)
-    training = make_training(options, pixels, label)
+    training = start(options, pixels, label)
     say(f'{training.net!r}\nBLAS: {blas_kernels()}, {os.cpu_count()} cores')
 
     checkpoint = Checkpoint(options.checkpoint, training)

@@ -41,8 +41,8 @@ def test_time_and_accuracies_are_those_of_one_training_after_its_last_epoch(data
     pixels, label = network.read_train(str(data / 'train.csv'))
     chosen, kept = network.split_rows(ROWS, 30, 0)
     net = train.make_network('large', 3)
-    settings = dict(train.settings_of('large'), epochs=2, seed=3)
-    network.Training(net, (pixels[chosen], label[chosen]), None, **settings).run(verbose=False)
+    train_rows = (pixels[chosen], label[chosen])
+    train.make_training('large', net, train_rows, None, epochs=2, seed=3).run(verbose=False)
     copies = net.predict_augmented(pixels[kept], train.COPIES)
     predicted = network.correct_class_prior(copies, label[chosen]).argmax(axis=1)
     expected = network.score(predicted, label[kept]).balanced_accuracy
@@ -88,4 +88,4 @@ def test_the_table_and_the_figure(data, capsys):
 
 def test_every_run_has_its_network_and_its_settings():
     for name, _ in minutes.RUNS:
-        assert train.make_network(name, 0).shapes()[-1] == (47,) and train.settings_of(name)
+        assert train.make_network(name, 0).shapes()[-1] == (47,) and name in train.TRAININGS

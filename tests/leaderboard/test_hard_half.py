@@ -1,0 +1,61 @@
+"""HardHalf takes the rows that it says, and else trains as Training."""
+import numpy as np
+import pytest
+
+from hard_half import HardHalf
+from network import Training
+from small_networks import check_equal, make_mlp, make_rows
+
+SETTINGS = {'batch_size': 10, 'lr': 0.1, 'seed': 3}
+
+
+class Recorder(HardHalf):
+    """It keeps the rows of each epoch, and the probabilities before it."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.taken = []
+
+    def train_rows(self, order, on_batch):
+        self.taken.append((self.right.copy(), []))
+        return super().train_rows(order, on_batch)
+
+    def step(self, rows, lr):
+        self.taken[-1][1].extend(rows)
+        return super().step(rows, lr)
+
+
+def test_the_middle_epochs_take_the_half_with_the_least_probabilities():
+    training = Recorder(make_mlp(), make_rows(41), make_rows(12, 2), epochs=5, **SETTINGS)
+    training.run(verbose=False)
+    assert [len(rows) for _, rows in training.taken] == [41, 21, 21, 21, 41]
+    for right, rows in training.taken[1:4]:
+        left_out = np.setdiff1d(np.arange(41), rows)
+        assert right[rows].max() <= right[left_out].min() and len(set(rows)) == 21
+    assert len({tuple(sorted(rows)) for _, rows in training.taken[1:4]}) > 1
+
+
+def test_right_is_the_probability_of_the_label_at_the_last_step_with_a_row():
+    net = make_mlp()
+    rows, label = make_rows(30)
+    expected = net.predict(rows)[np.arange(30), label]
+    training = HardHalf(net, (rows, label), None, epochs=3, **dict(SETTINGS, lr=0.0))
+    training.run(verbose=False)
+    np.testing.assert_allclose(training.right, expected, rtol=1e-5)
+
+
+def test_two_epochs_are_those_of_training():
+    nets = [make_mlp(), make_mlp()]
+    for kind, net in zip((HardHalf, Training), nets):
+        kind(net, make_rows(41), None, epochs=2, **SETTINGS).run(verbose=False)
+    check_equal(nets[0].arrays(), nets[1].arrays())
+
+
+@pytest.mark.parametrize('count', [2, 3, 20])
+def test_equal_probabilities_leave_enough_rows(count):
+    rows, label = make_rows(count)
+    training = Recorder(make_mlp(), (0 * rows, 0 * label), None, epochs=3,
+                        **dict(SETTINGS, lr=0.0))
+    training.run(verbose=False)
+    assert len(set(training.right)) == 1
+    assert [len(rows) for _, rows in training.taken] == [count, count // 2 + 1, count]
