@@ -41,7 +41,7 @@ TRAININGS = {
     'tiny': {'epochs': 1},
     'baseline': {'epochs': 6, 'batch_size': 128, 'lr': 0.3, 'ema_decay': 0.0},      # Network()
     'notebook': {'epochs': 6, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.99},
-    'large': {},
+    'large': {'epochs': 18},
 }
 HARD_HALF = ('tiny', 'large')      # those that HardHalf trains
 

@@ -10,11 +10,12 @@ SETTINGS = {'batch_size': 10, 'lr': 0.1, 'seed': 3}
 
 
 class Recorder(HardHalf):
-    """It keeps the rows of each epoch, and the probabilities before it."""
+    """It keeps the rows of each epoch, the probabilities before it, and the rates of all steps."""
 
     def __init__(self, *arguments, **settings):
         super().__init__(*arguments, **settings)
         self.taken = []
+        self.rates = []
 
     def train_rows(self, order, on_batch):
         self.taken.append((self.right.copy(), []))
@@ -22,6 +23,7 @@ class Recorder(HardHalf):
 
     def step(self, rows, lr):
         self.taken[-1][1].extend(rows)
+        self.rates.append(lr)
         return super().step(rows, lr)
 
 
@@ -33,6 +35,26 @@ def test_the_middle_epochs_take_the_half_with_the_least_probabilities():
         left_out = np.setdiff1d(np.arange(41), rows)
         assert right[rows].max() <= right[left_out].min() and len(set(rows)) == 21
     assert len({tuple(sorted(rows)) for _, rows in training.taken[1:4]}) > 1
+
+
+@pytest.mark.parametrize('epochs, full', [(1, 1), (2, 1), (3, 1), (6, 1), (12, 2), (13, 2)])
+def test_the_schedule_counts_rows(epochs, full):
+    training = Recorder(make_mlp(), make_rows(58), make_rows(12, 2), epochs=epochs,
+                        schedule=lambda done: done, **dict(SETTINGS, batch_size=1, lr=1e-9))
+    training.run(verbose=False)
+    halves = max(0, epochs - 2 * full)
+    sizes = [58] * min(full, epochs) + [30] * halves + [58] * min(full, epochs - full)
+    assert [len(rows) for _, rows in training.taken] == sizes
+    expected = np.arange(sum(sizes)) / sum(sizes)
+    np.testing.assert_allclose(np.divide(training.rates, 1e-9), expected, atol=0.01)
+
+
+def test_the_weights_of_the_last_epoch_are_kept():
+    training = HardHalf(make_mlp(), make_rows(41), make_rows(12, 2), epochs=4, **SETTINGS)
+    lasts = []
+    training.run(lambda record: lasts.append(training.best), verbose=False)
+    check_equal(training.net.arrays(), lasts[-1])
+    assert not np.array_equal(*[list(each.values())[0] for each in lasts[-2:]])
 
 
 def test_right_is_the_probability_of_the_label_at_the_last_step_with_a_row():
