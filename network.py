@@ -313,7 +313,7 @@ class Training(object):
         self.net.train()
         for rows in batches(order, self.batch_size):
             done_in_all = (len(self.history) + done / len(order)) / self.epochs
-            predict, loss = self.step(rows, self.lr * self.schedule(done_in_all))
+            predict, loss = self.step(rows, self.lr * float(self.schedule(done_in_all)))
             predicted[rows] = predict.argmax(axis=1)
             total_loss += loss * len(rows)
             done += len(rows)
@@ -328,10 +328,10 @@ class Training(object):
         self.net.backward()
         self.net.update(lr, **self.sgd)
         self.steps += 1
-        arrays = self.net.arrays()
-        share = 1 - min(self.ema_decay, self.steps / (self.steps + 10))
-        for name in self.average:
-            self.average[name] += share * (arrays[name] - self.average[name])
+        if self.average:
+            share = 1 - min(self.ema_decay, self.steps / (self.steps + 10))
+            for name, array in self.net.arrays().items():
+                self.average[name] += share * (array - self.average[name])
         return predict, loss
 
     def is_best(self, validated):

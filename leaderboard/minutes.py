@@ -35,8 +35,10 @@ COLUMNS = ['network', 'epochs', 'side', 'seed', 'minutes', 'balanced', 'correcte
 OURS, PYTORCH = SIDES = ('ours', 'PyTorch')
 SEEDS = (0, 1, 2)
 # The networks of train.py, with their epochs
-RUNS = [('baseline', 6), ('notebook', 6), ('large', 6), ('large', 12), ('large', 18)]
+RUNS = [('baseline', 6), ('notebook', 6), ('large-plain', 4), ('large-plain', 6),
+        ('large-plain', 12), ('large', 6), ('large', 18)]
 VALIDATION = 8000
+COLORS = {'o': '#0072B2', 'D': '#56B4E9', 's': '#D55E00'}
 
 
 def run(key, train, validation):
@@ -99,13 +101,15 @@ def draw(table, path):
     plt.rcdefaults()
     plt.rcParams['font.size'] = 12
     figure, axes = plt.subplots(figsize=(8, 4.4), constrained_layout=True)
-    styles = {OURS: ('#0072B2', 'o', 'this framework, NumPy'), PYTORCH: ('#D55E00', 's', PYTORCH)}
-    for side, (color, marker, label) in styles.items():
-        lines = table[table.side == side]
+    plain = (table.network == 'large-plain') & (table.side == OURS)
+    for lines, style, label in (
+            (table[(table.side == OURS) & ~plain], 'o', 'this framework, NumPy'),
+            (table[plain], 'D', 'large-plain: all rows in every epoch'),
+            (table[table.side == PYTORCH], 's', PYTORCH)):
         error = [lines['mean'] - lines.least, lines.greatest - lines['mean']]
-        axes.errorbar(lines.minutes, lines['mean'], error, color=color, fmt=marker, capsize=4,
-                      label=label)
-    for line in table[table.side == OURS].itertuples():
+        axes.errorbar(lines.minutes, lines['mean'], error, color=COLORS[style], fmt=style,
+                      capsize=4, label=label)
+    for line in table[(table.side == OURS) & ~plain].itertuples():
         axes.annotate(f'{line.network}, {line.epochs}', (line.minutes, line.mean), (-8, 4),
                       textcoords='offset points', ha='right', va='bottom')
     axes.set_xscale('log')

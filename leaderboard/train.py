@@ -35,12 +35,14 @@ COPIES = 8      # of each row, for test-time augmentation
 NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
     'notebook': {'stages': ((16,), (32,), (64,)), 'hidden': 128, 'dropout': 0.1, 'augment': 0},
+    'large-plain': {},
     'large': {},
 }
 TRAININGS = {
     'tiny': {'epochs': 1},
     'baseline': {'epochs': 6, 'batch_size': 128, 'lr': 0.3, 'ema_decay': 0.0},      # Network()
     'notebook': {'epochs': 6, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.99},
+    'large-plain': {},      # all rows in every epoch
     'large': {'epochs': 18},
 }
 HARD_HALF = ('tiny', 'large')      # those that HardHalf trains
