@@ -324,7 +324,7 @@ class Training(object):
     def step(self, rows, lr):
         """Take a step of SGD for a batch of rows -> their predictions and their mean loss."""
         predict, loss = self.net.forward(self.train[0][rows], self.train[1][rows])
-        check_finite(f'epoch {len(self.history) + 1}, step {self.steps + 1}: the loss', loss)
+        check_finite(f'step {self.steps + 1}, epoch {len(self.history) + 1}: the loss', loss)
         self.net.backward()
         self.net.update(lr, **self.sgd)
         self.steps += 1

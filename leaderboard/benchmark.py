@@ -2,7 +2,7 @@
 """How fast is the framework? It times an epoch, and prediction, beside PyTorch and scikit-learn.
 
     python leaderboard/benchmark.py                   some minutes on two cores
-    python leaderboard/benchmark.py --only large      some networks of it
+    python leaderboard/benchmark.py --only large      some networks of it, only printed
 
 The sides get the same network, weights and rows:
 
@@ -198,20 +198,22 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description='Time the framework beside others.')
     parser.add_argument('--rows', type=int, default=6000, help='rows of an epoch (default: 6000)')
     parser.add_argument('--repeats', type=int, default=5, help='turns of the sides (default: 5)')
-    parser.add_argument('--only', nargs='+', choices=NAMES, default=NAMES, metavar='NAME',
+    parser.add_argument('--only', nargs='+', choices=NAMES, metavar='NAME',
                         help='of ' + ', '.join(NAMES))
-    parser.add_argument('--output', default=os.path.join(HOME, 'benchmark.csv'), metavar='FILE',
-                        help='default: benchmark.csv in this folder')
+    parser.add_argument('--output', metavar='FILE',
+                        help='default: benchmark.csv in this folder, none with --only')
     options = parser.parse_args(arguments)
     if options.rows < LEAST_ROWS or options.repeats < 1:
         parser.error(f'--rows must be {LEAST_ROWS} or more, --repeats 1 or more')
     print('\n'.join(about() + [f'Seconds are for {EPOCH} rows']))
     tables = []
     with blas_threads(CORES):
-        for name in options.only:
+        for name in options.only or NAMES:
             tables.append(measure(name, options.rows, options.repeats))
             print(summary(tables[-1]).round(2).to_string(), flush=True)
-    write_csv(options.output, pd.concat(tables), about())
+    output = options.output or (not options.only and os.path.join(HOME, 'benchmark.csv'))
+    if output:      # a part does not take the place of the whole
+        write_csv(output, pd.concat(tables), about())
 
 
 if __name__ == '__main__':

@@ -59,7 +59,12 @@ class Checkpoint(object):
         if not os.path.exists(self.path):
             return
         arrays = read_npz(self.path)
-        found, history, steps = read_about(arrays.pop('about', ''), self.path)
+        try:
+            about = json.loads(str(arrays.pop('about', '')))
+            found, history, steps = about['fingerprint'], about['history'], about['steps']
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f'{self.path} is not a checkpoint: move it away, or name another '
+                             'checkpoint file') from None
         check_same(self.path, 'training', found, self.fingerprint)
         own = self.arrays()
         check_same(self.path, 'network', kinds(arrays), kinds(own))
@@ -70,8 +75,8 @@ class Checkpoint(object):
 
 
 def kinds(arrays):
-    """{name: array} -> {name: shape, and whether it holds floats}."""
-    return {name: (array.shape, array.dtype.kind == 'f') for name, array in arrays.items()}
+    """{name: array} -> {name: shape and dtype}."""
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
 
 def check_same(path, what, found, expected):
@@ -84,20 +89,10 @@ def check_same(path, what, found, expected):
                          'file')
 
 
-def read_about(text, path):
-    """The array 'about' of a checkpoint -> fingerprint, history, steps. ValueError if it is not."""
-    try:
-        about = json.loads(str(text))
-        return dict(about['fingerprint']), list(about['history']), int(about['steps'])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f'{path} is not a checkpoint: move it away, or name another checkpoint '
-                         'file') from None
-
-
 def fingerprint(training):
     """All that the bits of a training depend on: {field: text, number or list}."""
     net = training.net
-    kinds = [type(each) for each in [training, net, net.loss] + net.layers]      # repr is the same
+    kinds = [type(each) for each in [training, net, net.loss] + net.layers]      # which print alike
     rates = [training.schedule(step / 10000) for step in range(10000)]
     fields = {'network': repr(net), 'classes': [f'{kind.__module__}.{kind.__name__}'
                                                 for kind in kinds],
@@ -148,8 +143,8 @@ def replacing(path):
     except OSError as error:
         if error.filename not in (None, beside):      # of another file, and said already
             raise
-        raise OSError(error.errno, f'{error.strerror}: nothing was written, free space there or '
-                                   'choose another folder', path)
+        raise OSError(error.errno, f'{error.strerror}: nothing was written, free space there, '
+                                   'close what has it open, or choose another folder', path)
     finally:
         if os.path.lexists(beside):
             os.remove(beside)

@@ -31,36 +31,31 @@ def fuse(layers):
 
 def run_length(layers):
     """How many layers at the start of the list a Block can compute, 0 if it cannot."""
-    types = tuple(type(layer) for layer in layers[:4])
     for run in RUNS:
-        if types[:len(run)] == run:
-            is_fast = layers[0].is_fast() and layers[0].bias is None
-            return len(run) if is_fast else 0
+        if tuple(type(layer) for layer in layers[:len(run)]) == run:
+            return len(run) if layers[0].is_fast() and layers[0].bias is None else 0
     return 0
 
 
 class Block(_Layer):
     """The layers of a run. They keep their parameters and get their gradients.
 
-    `backward` needs a forward in training before it, one for each: it changes in place what was
-    kept.
+    Each `backward` needs a new forward in training: it changes in place what forward kept.
     """
 
-    parameter_names = ('weight',)      # Network.backward goes back as far as the convolution
-    kept = None                        # what backward needs
+    kept = None      # what backward needs
 
     def __init__(self, layers):
         self.layers = layers
         self.conv = layers[0]
         self.norm = layers[-2]
         self.pools = type(layers[1]) is MaxPool2d
-        self.weight = self.conv.weight
 
     def forward(self, input):
         """(N, H, W, C) -> (N, H, W, O), with half the sides if the run has a MaxPool2d."""
         norm = self.norm
         in_training = self.training and norm.training
-        self.weight = self.conv.weight
+        self.weight = self.conv.weight      # Network.backward sees that the block has weights
         input = input.astype(np.result_type(input, self.weight), copy=False)
         images = input.transpose(1, 2, 0, 3)      # (H, W, N, C), as in memory
         values = fast_conv2d.empty_values(images, self.weight) if in_training else None
@@ -146,29 +141,26 @@ def pixel_rows(images):
     return images.reshape(height * width, rows * channels)
 
 
-def pool(images):
-    """MaxPool2d.forward -> the greatest of each 2 x 2 square, and which of its pixels won.
-
-    An odd side gets a copy of its last row or column, which loses every tie.
-    """
-    height, width = images.shape[:2]
-    if height % 2 or width % 2:
-        images = np.pad(images, ((0, height % 2), (0, width % 2), (0, 0), (0, 0)), mode='edge')
-    top, bottom = images[0::2], images[1::2]
-    higher = np.maximum(top, bottom)
-    left, right = higher[:, 0::2], higher[:, 1::2]
-    return np.maximum(left, right), top >= bottom, left >= right
-
-
 def pool_parts(parts, shape, dtype):
-    """Pool the (slice, images) of correlate_parts, while they are in the cache, and join them."""
+    """MaxPool2d.forward for the (slice, images) of correlate_parts, while they are in the cache.
+
+    -> the greatest of each 2 x 2 square, and which of its pixels won. An odd side gets a copy of
+    its last row or column, which loses every tie.
+    """
     height, width, rows, channels = shape
     down, across = (height + 1) // 2, (width + 1) // 2
     top_wins = np.empty((down, 2 * across, rows, channels), bool)
     left_wins = np.empty((down, across, rows, channels), bool)
     pooled = np.empty(left_wins.shape, dtype)
     for part, images in parts:
-        pooled[:, :, part], top_wins[:, :, part], left_wins[:, :, part] = pool(images)
+        if height % 2 or width % 2:
+            images = np.pad(images, ((0, height % 2), (0, width % 2), (0, 0), (0, 0)), mode='edge')
+        top, bottom = images[0::2], images[1::2]
+        top_wins[:, :, part] = top >= bottom
+        higher = np.maximum(top, bottom)
+        left, right = higher[:, 0::2], higher[:, 1::2]
+        left_wins[:, :, part] = left >= right
+        pooled[:, :, part] = np.maximum(left, right)
     return pooled, (top_wins, left_wins)
 
 

@@ -5,11 +5,11 @@
     python leaderboard/minutes.py draw       the table and the figure minutes.png
 
 A row of minutes.csv is one training. It holds the minutes of Training.run and the accuracies of the
-weights after the last epoch, both of the same run: leave the machine alone. It is written when the
-training ends, so a series that was stopped goes on with the next one. After a change of train.py or
-on another machine, move the file away. Accuracies are balanced, in percent of 8,000 rows that were
-held back. `corrected` is after the class-prior correction, `augmented` also with 8 copies of each
-row, 7 of them augmented, if the network has Augment.
+weights after the last epoch, both of one run: let nothing else run meanwhile. It is written when
+the training ends. So a series that was stopped goes on with the first training that is missing.
+After a change of train.py or on another machine, move the file away. Accuracies are balanced, in
+percent of 8,000 rows that were held back. `corrected` is after the class-prior correction,
+`augmented` also with 8 copies of each row, 7 of them augmented, if the network has Augment.
 """
 import argparse
 import itertools
@@ -35,10 +35,9 @@ COLUMNS = ['network', 'epochs', 'side', 'seed', 'minutes', 'balanced', 'correcte
 OURS, PYTORCH = SIDES = ('ours', 'PyTorch')
 SEEDS = (0, 1, 2)
 # The networks of train.py, with their epochs
-RUNS = [('baseline', 6), ('notebook', 6), ('large-plain', 4), ('large-plain', 6),
-        ('large-plain', 12), ('large', 6), ('large', 18)]
+RUNS = [('baseline', 6), ('notebook', 6), ('large-half', 6), ('large-half', 12), ('large', 4),
+        ('large', 6), ('large', 12)]
 VALIDATION = 8000
-COLORS = {'o': '#0072B2', 'D': '#56B4E9', 's': '#D55E00'}
 
 
 def run(key, train, validation):
@@ -101,15 +100,14 @@ def draw(table, path):
     plt.rcdefaults()
     plt.rcParams['font.size'] = 12
     figure, axes = plt.subplots(figsize=(8, 4.4), constrained_layout=True)
-    plain = (table.network == 'large-plain') & (table.side == OURS)
-    for lines, style, label in (
-            (table[(table.side == OURS) & ~plain], 'o', 'this framework, NumPy'),
-            (table[plain], 'D', 'large-plain: all rows in every epoch'),
-            (table[table.side == PYTORCH], 's', PYTORCH)):
-        error = [lines['mean'] - lines.least, lines.greatest - lines['mean']]
-        axes.errorbar(lines.minutes, lines['mean'], error, color=COLORS[style], fmt=style,
-                      capsize=4, label=label)
-    for line in table[(table.side == OURS) & ~plain].itertuples():
+    half = table.network == 'large-half'
+    for side, color, marker in ((OURS, '#0072B2', 'o'), (PYTORCH, '#D55E00', 's')):
+        for which, fill, remark in ((~half, color, ''), (half, 'white', ', large-half')):
+            lines = table[(table.side == side) & which]
+            error = [lines['mean'] - lines.least, lines.greatest - lines['mean']]
+            axes.errorbar(lines.minutes, lines['mean'], error, color=color, fmt=marker,
+                          markerfacecolor=fill, capsize=4, label=side + remark)
+    for line in table[table.side == OURS].itertuples():
         axes.annotate(f'{line.network}, {line.epochs}', (line.minutes, line.mean), (-8, 4),
                       textcoords='offset points', ha='right', va='bottom')
     axes.set_xscale('log')

@@ -35,10 +35,11 @@ PIPES = weakref.WeakSet()      # this process's ends of the pipes to its helpers
 class ParallelNetwork(Network):
     """A Network that computes `parts` parts of each batch side by side.
 
-    Its numbers are those of Network, except for BatchNorm in training. A batch too small for two
-    rows a part is cut into fewer parts, because BatchNorm needs two rows. Each part draws random
-    numbers of its own. Layers, the loss and weights may be exchanged, and numbers and states of a
-    layer be set. The helpers do not see other changes of a layer.
+    Its numbers are those of Network, except for BatchNorm in training. `backward` needs a forward
+    in training. A batch too small for two rows a part is cut into fewer parts, because BatchNorm
+    needs two rows. Each part draws random numbers of its own. Layers, the loss and weights may be
+    exchanged, and numbers and states of a layer be set. The helpers do not see other changes of a
+    layer.
     """
 
     def __init__(self, layers=None, loss=None, rng=None, input_shape=None, parts=2):

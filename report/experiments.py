@@ -30,7 +30,7 @@ from layer import (_Layer, Augment, BatchNorm, Dropout, Flatten, FullyConnected,
 from network import (Network, character_network, one_cycle, read_train, score,        # noqa: E402
                      split_rows)
 # COPIES is for facts.py
-from train import COPIES, NETWORKS, TRAININGS, predict_ways                       # noqa: E402, F401
+from train import COPIES, NETWORKS, predict_ways                                  # noqa: E402, F401
 
 COLUMNS = ['factor', 'setting', 'seed', 'epochs', 'lr', 'weight_decay', 'search', 'validation',
            'balanced', 'corrected', 'augmented', 'cpu_seconds', 'wall_seconds']

@@ -22,7 +22,7 @@ import fast_conv2d                                                              
 import figures                                                                      # noqa: E402
 from checkpoint import read_npz, replacing                                          # noqa: E402
 from experiments import (BASELINE, COLUMNS, COPIES, FIRST, REFERENCES, SMALL,       # noqa: E402
-                         TRAININGS, predict_ways, read_table)
+                         predict_ways, read_table)
 from gradient_check import STEP, TOLERANCE, in_float64, numeric_gradient            # noqa: E402
 from layer import BatchNorm, Conv2d, Flatten, FullyConnected, MaxPool2d, ReLU       # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, character_network,   # noqa: E402
@@ -88,23 +88,12 @@ def compare(after, before):
 
 def copies_effect(trainings):
     """The facts of test-time augmentation, in all trainings of `large` in minutes.csv."""
-    own = trainings[trainings.network.str.startswith('large')]
+    own = trainings[trainings.network == 'large']
     gain = own.augmented - own.corrected
     return dict(compare(own.augmented, own.corrected), factor='test-time augmentation',
                 setting='large', lr=CHARACTER_TRAINING['lr'], trainings=len(own),
                 standard_error=round(float(gain.std()) / math.sqrt(len(own)), 2),
                 positive=int((gain > 0).sum()))
-
-
-def short_trainings(trainings):
-    """The shortest trainings of `large`, and of `large` with all rows in every epoch, by us."""
-    result = {}
-    for name, network in (('half', 'large'), ('whole', 'large-plain')):
-        own = trainings[(trainings.network == network) & (trainings.side == 'ours')]
-        own = own[own.epochs == own.epochs.min()]
-        result[name] = {'epochs': int(own.epochs.iloc[0]), 'minutes': round(own.minutes.mean(), 1),
-                        'accuracy': round(own.augmented.mean(), 2)}
-    return result
 
 
 def effects(found):
@@ -300,10 +289,9 @@ def gather(project):
                            'error': power_of_ten(gradient_error())}}
     large, predicted = submitted_network(weights, data, label, training, validation)
     own = trainings[(trainings.network == 'large') & (trainings.side == 'ours')]
-    own = own[own.epochs == TRAININGS['large']['epochs']]
+    own = own[own.epochs == CHARACTER_TRAINING['epochs']]
     large['mean'] = expected_on_test(own, large['even'][-1], len(validation))
-    large.update(epochs=len(curve), whole_epochs=len(curve) // 6, short=short_trainings(trainings),
-                 minutes=round(own.minutes.mean(), 1))
+    large.update(epochs=len(curve), minutes=round(own.minutes.mean(), 1))
     large.update((name, CHARACTER_TRAINING[name]) for name in ('batch_size', 'ema_decay', 'lr',
                                                             'momentum', 'weight_decay'))
     data, label = data[validation], label[validation]

@@ -21,7 +21,8 @@ from checkpoint import Checkpoint
 from hard_half import HardHalf
 from network import Network, Training, one_cycle
 from parallel import ParallelNetwork
-from workshop import make_images, make_random, same
+from small_networks import check_equal
+from workshop import make_images, make_random
 
 EPOCHS = 5
 SETTINGS = {'epochs': EPOCHS, 'batch_size': 12, 'lr': 0.05, 'schedule': one_cycle,
@@ -152,7 +153,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, kind, changes):
             resumed = make_training(make(seed=9), (rows, label.astype(np.uint8)), epochs=4,
                                     **changes)
             train(resumed, path, on_epoch)
-            assert same(resumed.net.arrays(), undisturbed.net.arrays()), f'stopped after {stop}'
+            check_equal(resumed.net.arrays(), undisturbed.net.arrays(), f'stopped after {stop}')
             assert without_seconds(resumed.history) == without_seconds(undisturbed.history)
             assert resumed.steps == undisturbed.steps
     assert sorted(os.listdir(str(tmp_path))) == ['1.npz', '3.npz']
@@ -178,7 +179,7 @@ def load_and_save(content, tmp_path, net=None, **changes):
     except ValueError as error:
         assert 'file.npz' in str(error) and '\n' not in str(error), error
         assert 'allow_pickle' not in str(error), f'it suggests to trust the file: {error}'
-        assert same(kept.arrays(), before), 'refused, but the arrays have changed'
+        check_equal(kept.arrays(), before, 'refused, but changed')
         assert training.history == [] and training.steps == 0
         assert path.read_bytes() == content, 'refused, but the file has changed'
         raise
@@ -208,7 +209,7 @@ OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4})
           ('batch_size', {'batch_size': 13}), ('momentum', {'momentum': 0.8}),
           ('weight_decay', {'weight_decay': 0}), ('nesterov', {'nesterov': False}),
           ('ema_decay', {'ema_decay': 0.8}), ('schedule', {'schedule': None}),
-          ('schedule', {'schedule': lambda done: done}),
+          ('schedule', {'schedule': lambda done: 0.0 if 0.5 < done < 0.51 else one_cycle(done)}),
           ('training data', {'train': make_images(47, 1)}),
           ('training data', {'train': make_images(48, 3)}),
           ('training data', {'train': other_label()}),
@@ -230,15 +231,6 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, saved, number):
     field, changes, make = (OTHERS[number] + (make_net,))[:3]
     with pytest.raises(ValueError, match=f'another training.* {field}.*: '):
         load_and_save(saved, tmp_path, make(), **changes)
-
-
-@pytest.mark.parametrize('first, second', [(0.70, 0.74), (0.74, 0.76), (0.02, 0.07)])
-def test_a_schedule_whose_jump_moved_is_another(tmp_path, first, second):
-    path = tmp_path / 'file.npz'
-    train_until(1, str(path), schedule=lambda done: 1.0 if done < first else 0.1)
-    with pytest.raises(ValueError, match='another training.* schedule: '):
-        load_and_save(path.read_bytes(), tmp_path,
-                      schedule=lambda done: 1.0 if done < second else 0.1)
 
 
 # Damaged files ----------------------------------------------------------------------------------
@@ -347,20 +339,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, saved, monkeypat
     else:
         owner = checkpoint if fault == 'open' else os
         monkeypatch.setattr(owner, fault, failing(code), raising=False)
-    with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
+    with pytest.raises(OSError, match=re.escape(os.strerror(code)) + '.*free space') as caught:
         kept.save()
     assert str(path) in str(caught.value) and caught.value.errno == code
     assert os.listdir(str(tmp_path)) == ['file.npz'] and path.read_bytes() == saved
-
-
-def test_a_full_disk_costs_no_bits(tmp_path, monkeypatch):
-    path = str(tmp_path / 'file.npz')
-    with monkeypatch.context() as patch:
-        patch.setattr(os, 'fsync', failing(errno.ENOSPC))
-        with pytest.raises(OSError, match='free space there'):
-            train(make_training(make_net()), path)
-    training = make_training(make_net())
-    train(training, path)
-    undisturbed = make_training(make_net())
-    train(undisturbed)
-    assert same(training.net.arrays(), undisturbed.net.arrays())

