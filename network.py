@@ -306,33 +306,33 @@ class Training(object):
                              'validation': validated, 'seconds': time.time() - started})
 
     def train_rows(self, order, on_batch):
-        """Take a step for each batch of rows in `order`. -> the Score of these rows."""
-        predicted = np.zeros_like(self.train[1])
+        """Take a step for each batch of rows in `order`. -> the Score of the training rows."""
+        data, label = self.train
+        predicted = np.zeros_like(label)
         total_loss = 0.0
         done = 0
         self.net.train()
         for rows in batches(order, self.batch_size):
+            predict, loss = self.net.forward(data[rows], label[rows])
+            check_finite(f'epoch {len(self.history) + 1}, row {done} on: the loss', loss)
+            self.net.backward()
             done_in_all = (len(self.history) + done / len(order)) / self.epochs
-            predict, loss = self.step(rows, self.lr * float(self.schedule(done_in_all)))
+            self.net.update(self.lr * float(self.schedule(done_in_all)), **self.sgd)
+            self.update_average()
             predicted[rows] = predict.argmax(axis=1)
             total_loss += loss * len(rows)
             done += len(rows)
             if on_batch:
                 on_batch(done / len(order))
-        return score(predicted[order], self.train[1][order], total_loss / len(order))
+        return score(predicted, label, total_loss / len(label))
 
-    def step(self, rows, lr):
-        """Take a step of SGD for a batch of rows -> their predictions and their mean loss."""
-        predict, loss = self.net.forward(self.train[0][rows], self.train[1][rows])
-        check_finite(f'step {self.steps + 1}, epoch {len(self.history) + 1}: the loss', loss)
-        self.net.backward()
-        self.net.update(lr, **self.sgd)
+    def update_average(self):
+        """Move the average of the weights towards the present ones."""
         self.steps += 1
         if self.average:
             share = 1 - min(self.ema_decay, self.steps / (self.steps + 10))
             for name, array in self.net.arrays().items():
                 self.average[name] += share * (array - self.average[name])
-        return predict, loss
 
     def is_best(self, validated):
         """True if the balanced validation accuracy is better than in all epochs before."""

@@ -21,8 +21,8 @@ class Checkpoint(object):
     """The file of one training.
 
     It is an .npz file. The array 'last 0.FullyConnected.weight' is that array of the network after
-    the last epoch. 'best', 'average', 'velocity' and 'training' are the other parts. The array
-    'about' is a JSON text: the fingerprint, the history and the number of steps.
+    the last epoch. 'best', 'average' and 'velocity' are the other parts. The array 'about' is a
+    JSON text: the fingerprint, the history and the number of steps.
     """
 
     def __init__(self, path, training):
@@ -34,9 +34,7 @@ class Checkpoint(object):
         """{'part name': array} of all that the next epoch depends on: the arrays themselves."""
         training = self.training
         parts = {'last': training.net.arrays(), 'best': training.best,
-                 'average': training.average, 'velocity': {}, 'training': {}}
-        if hasattr(training, 'right'):      # of HardHalf
-            parts['training']['right'] = training.right
+                 'average': training.average, 'velocity': {}}
         if training.sgd.get('momentum'):
             for name, layer, attribute in training.net.parameters():
                 zeros = np.zeros_like(getattr(layer, attribute))      # before the first step
@@ -92,7 +90,7 @@ def check_same(path, what, found, expected):
 def fingerprint(training):
     """All that the bits of a training depend on: {field: text, number or list}."""
     net = training.net
-    kinds = [type(each) for each in [training, net, net.loss] + net.layers]      # which print alike
+    kinds = [type(each) for each in [net, net.loss] + net.layers]      # the fast print like plain
     rates = [training.schedule(step / 10000) for step in range(10000)]
     fields = {'network': repr(net), 'classes': [f'{kind.__module__}.{kind.__name__}'
                                                 for kind in kinds],

@@ -35,8 +35,7 @@ COLUMNS = ['network', 'epochs', 'side', 'seed', 'minutes', 'balanced', 'correcte
 OURS, PYTORCH = SIDES = ('ours', 'PyTorch')
 SEEDS = (0, 1, 2)
 # The networks of train.py, with their epochs
-RUNS = [('baseline', 6), ('notebook', 6), ('large-half', 6), ('large-half', 12), ('large', 4),
-        ('large', 6), ('large', 12)]
+RUNS = [('baseline', 6), ('notebook', 6), ('large', 4), ('large', 6), ('large', 12)]
 VALIDATION = 8000
 
 
@@ -100,13 +99,12 @@ def draw(table, path):
     plt.rcdefaults()
     plt.rcParams['font.size'] = 12
     figure, axes = plt.subplots(figsize=(8, 4.4), constrained_layout=True)
-    half = table.network == 'large-half'
-    for side, color, marker in ((OURS, '#0072B2', 'o'), (PYTORCH, '#D55E00', 's')):
-        for which, fill, remark in ((~half, color, ''), (half, 'white', ', large-half')):
-            lines = table[(table.side == side) & which]
-            error = [lines['mean'] - lines.least, lines.greatest - lines['mean']]
-            axes.errorbar(lines.minutes, lines['mean'], error, color=color, fmt=marker,
-                          markerfacecolor=fill, capsize=4, label=side + remark)
+    styles = ((OURS, '#0072B2', 'o', 'this framework, NumPy'), (PYTORCH, '#D55E00', 's', PYTORCH))
+    for side, color, marker, label in styles:
+        lines = table[table.side == side]
+        error = [lines['mean'] - lines.least, lines.greatest - lines['mean']]
+        axes.errorbar(lines.minutes, lines['mean'], error, color=color, fmt=marker, capsize=4,
+                      label=label)
     for line in table[table.side == OURS].itertuples():
         axes.annotate(f'{line.network}, {line.epochs}', (line.minutes, line.mean), (-8, 4),
                       textcoords='offset points', ha='right', va='bottom')

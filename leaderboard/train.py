@@ -21,7 +21,6 @@ from check import refuse_misplaced      # noqa: E402
 from checkpoint import Checkpoint, write_csv, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
-from hard_half import HardHalf      # noqa: E402
 from layer import Augment      # noqa: E402
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, Training,      # noqa: E402
                      character_network, check_finite, correct_class_prior, even_class_counts,
@@ -35,16 +34,13 @@ NETWORKS = {
     'tiny': {'stages': ((2,), (2,), (2,)), 'hidden': 8},        # to try the command
     'notebook': {'stages': ((16,), (32,), (64,)), 'hidden': 128, 'dropout': 0.1, 'augment': 0},
     'large': {},
-    'large-half': {},
 }
 TRAININGS = {
     'tiny': {'epochs': 1},
     'baseline': {'epochs': 6, 'batch_size': 128, 'lr': 0.3, 'ema_decay': 0.0},      # Network()
     'notebook': {'epochs': 6, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.99},
     'large': {},
-    'large-half': {'epochs': 6},
 }
-HARD_HALF = ('tiny', 'large-half')      # those that HardHalf trains
 
 
 def make_network(name, seed):
@@ -57,9 +53,8 @@ def make_network(name, seed):
 
 def make_training(name, net, train, validation, **changes):
     """A new training of the network of that name, or of its copy in PyTorch."""
-    kind = HardHalf if name in HARD_HALF else Training
     settings = dict(CHARACTER_TRAINING, **TRAININGS[name])
-    return kind(net, train, validation, **dict(settings, **changes))
+    return Training(net, train, validation, **dict(settings, **changes))
 
 
 # What is printed ----------------------------------------------------------------------------------

@@ -71,8 +71,9 @@ def test_training_is_the_loop_written_out():
     net, expected = make_mlp(), make_mlp()
     sgd = {'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.01}
     parts, records = [], []
-    history = net.fit((rows, label), None, 2, 5, 0.1, schedule=lambda done: 1 - done, seed=3,
-                      verbose=False, on_epoch=records.append, on_batch=parts.append, **sgd)
+    # A rate of NumPy's kind would be computed with in float64
+    history = net.fit((rows, label), None, 2, 5, 0.1, schedule=lambda done: np.float64(1 - done),
+                      seed=3, verbose=False, on_epoch=records.append, on_batch=parts.append, **sgd)
     for epoch in (1, 2):
         order = np.random.default_rng([3, epoch]).permutation(13)
         hits, total = 0, 0.0
@@ -282,7 +283,7 @@ def test_a_hopeless_learning_rate_is_told_without_a_warning_of_numpy(lr, sgd, re
 def test_rows_that_give_no_finite_loss_are_noticed(value, loss):
     rows, label = make_rows(50)
     rows[7] = value
-    for which, wanted in (('train', 'step'), ('validation', 'rows 0 to 49')):
+    for which, wanted in (('train', 'row'), ('validation', 'rows 0 to 49')):
         net = make_mlp(loss=loss)
         before = copies(net)
         _, error = train(net, lr=1e-9, **{which: (rows, label)})

@@ -18,7 +18,6 @@ import checkpoint
 import fast_conv2d
 import network
 from checkpoint import Checkpoint
-from hard_half import HardHalf
 from network import Network, Training, one_cycle
 from parallel import ParallelNetwork
 from small_networks import check_equal
@@ -33,8 +32,8 @@ VALIDATION = make_images(30, 2)
 make_net = functools.partial(make_random, Network=ParallelNetwork, Conv2d=fast_conv2d.Conv2d)
 
 
-def make_training(net, train=TRAIN, validation=VALIDATION, kind=HardHalf, **changes):
-    return kind(net, train, validation, **dict(SETTINGS, **changes))
+def make_training(net, train=TRAIN, validation=VALIDATION, **changes):
+    return Training(net, train, validation, **dict(SETTINGS, **changes))
 
 
 def train(training, path=None, on_epoch=None):
@@ -140,7 +139,7 @@ def without_seconds(history):
 
 @pytest.mark.parametrize('kind', [Network, ParallelNetwork])
 @pytest.mark.parametrize('changes', [{}, {'ema_decay': 0.0}, {'momentum': 0.0, 'nesterov': False},
-                                     {'validation': None}, {'kind': Training}], ids=repr)
+                                     {'validation': None}], ids=repr)
 def test_interrupted_and_resumed_gives_the_same_bits(tmp_path, kind, changes):
     make = functools.partial(make_net, Network=kind)
     undisturbed = make_training(make(), epochs=4, **changes)
@@ -218,7 +217,6 @@ OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4})
           ('validation data', {'validation': None}),
           ('classes, parts', {}, functools.partial(make_net, Network=Network)),
           ('classes', {}, functools.partial(make_net, Conv2d=network.Conv2d)),
-          ('classes', {'kind': type('Other', (HardHalf,), {})}),
           ('parts', {}, lambda: make_net(Network=functools.partial(ParallelNetwork, parts=3))),
           ('settings', *other_layer(4, momentum=0.2)), ('settings', *other_layer(4, eps=1e-4)),
           ('settings', *other_layer(8, p=0.3 + 1e-9)),
@@ -288,8 +286,7 @@ CHANGES = {'missing': lambda array: None, 'transposed': lambda array: array.T,
            'records': lambda array: np.zeros(array.shape, [('a', 'f4')])}
 WRONG = [(f'{part} {WEIGHT}', change, f'{part} {WEIGHT}')
          for part in ('last', 'best', 'average', 'velocity') for change in CHANGES.values()]
-WRONG += [(name, lambda array: np.zeros(3), name)
-          for name in ('more', 'last more', 'training right')]
+WRONG += [(name, lambda array: np.zeros(3), name) for name in ('more', 'last more')]
 WRONG += [('about', change, 'not a checkpoint') for change in (
     lambda array: None, lambda array: np.array('weights'), lambda array: np.zeros(3),
     as_text(lambda about: [about]), as_text(lambda about: {'history': [], 'steps': 0}),
