@@ -59,7 +59,8 @@ class Checkpoint(object):
         arrays = read_npz(self.path)
         try:
             about = json.loads(str(arrays.pop('about', '')))
-            found, history, steps = about['fingerprint'], about['history'], about['steps']
+            found, history = dict(about['fingerprint']), list(about['history'])
+            steps = int(about['steps'])
         except (KeyError, TypeError, ValueError):
             raise ValueError(f'{self.path} is not a checkpoint: move it away, or name another '
                              'checkpoint file') from None
