@@ -35,7 +35,8 @@ COLUMNS = ['network', 'epochs', 'side', 'seed', 'minutes', 'balanced', 'correcte
 OURS, PYTORCH = SIDES = ('ours', 'PyTorch')
 SEEDS = (0, 1, 2)
 # The networks of train.py, with their epochs
-RUNS = [('baseline', 6), ('notebook', 6), ('large', 4), ('large', 6), ('large', 12)]
+RUNS = [('baseline', 6), ('connected', 30), ('notebook', 6), ('large', 4), ('large', 6),
+        ('large', 12)]
 VALIDATION = 8000
 
 

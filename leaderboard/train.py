@@ -21,7 +21,8 @@ from check import refuse_misplaced      # noqa: E402
 from checkpoint import Checkpoint, write_csv, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
-from layer import Augment      # noqa: E402
+from layer import (Augment, BatchNorm, Dropout, FullyConnected, PixelScaling, ReLU,      # noqa: E402
+                   SoftmaxWithLoss)
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, Training,      # noqa: E402
                      character_network, check_finite, correct_class_prior, even_class_counts,
                      read_csv, read_train, score, split_rows, write_submission)
@@ -39,6 +40,7 @@ TRAININGS = {
     'tiny': {'epochs': 1},
     'baseline': {'epochs': 6, 'batch_size': 128, 'lr': 0.3, 'ema_decay': 0.0},      # Network()
     'notebook': {'epochs': 6, 'batch_size': 128, 'lr': 0.1, 'ema_decay': 0.99},
+    'connected': {'epochs': 30},
     'large': {},
 }
 
@@ -48,7 +50,18 @@ def make_network(name, seed):
     rng = np.random.default_rng(seed)
     if name == 'baseline':
         return Network(rng=rng)
+    if name == 'connected':
+        return connected(rng)
     return character_network(rng, Conv2d=Conv2d, Network=ParallelNetwork, **NETWORKS[name])
+
+
+def connected(rng):
+    """784-1024-1024-47 without convolutions, on images that are bent more strongly."""
+    layers = [PixelScaling(), Augment(8, 0.08, 0.1, 1, 0.5, rng)]
+    for inputs in (28 * 28, 1024):
+        layers += [FullyConnected(inputs, 1024, rng), BatchNorm(1024), ReLU(), Dropout(0.1, rng)]
+    layers += [FullyConnected(1024, len(CLASS_NAMES), rng)]
+    return ParallelNetwork(layers, SoftmaxWithLoss(label_smoothing=0.1))
 
 
 def make_training(name, net, train, validation, **changes):
