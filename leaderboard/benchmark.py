@@ -189,9 +189,10 @@ def summary(times):
     """Medians, least and greatest seconds, and the same of the ratios to PyTorch's, by turn."""
     place = KEYS[:2] + ['turn']
     theirs = times[times.side == 'PyTorch'].set_index(place).seconds
-    ratio = times.seconds / theirs.reindex(pd.MultiIndex.from_frame(times[place])).values
-    return times.assign(ratio=ratio).groupby(KEYS, sort=False)[['seconds', 'ratio']].agg(
-        ['median', 'min', 'max'])
+    times = times.join(theirs.rename('theirs'), on=place)
+    times['ratio'] = times.seconds / times.theirs
+    groups = times.groupby(KEYS, sort=False)
+    return groups[['seconds', 'ratio']].agg(['median', 'min', 'max'])
 
 
 def main(arguments=None):

@@ -104,7 +104,7 @@ class TorchNetwork(Network):
     def forward(self, input, target):
         logits = self.logits(input)
         self.mean_loss = self.torch_loss(logits, torch.from_numpy(target))
-        return logits.detach().softmax(1).numpy(), self.mean_loss.item()
+        return logits.detach().numpy(), self.mean_loss.item()
 
     def backward(self):
         self.model.zero_grad(set_to_none=True)

@@ -21,8 +21,8 @@ from check import refuse_misplaced      # noqa: E402
 from checkpoint import Checkpoint, write_csv, write_npz      # noqa: E402
 from csv_files import is_stand_in      # noqa: E402
 from fast_conv2d import Conv2d      # noqa: E402
-from layer import (Augment, BatchNorm, Dropout, FullyConnected, PixelScaling, ReLU,      # noqa: E402
-                   SoftmaxWithLoss)
+from layer import (Augment, BatchNorm, Dropout, FullyConnected, PixelScaling,      # noqa: E402
+                   ReLU, SoftmaxWithLoss)
 from network import (CHARACTER_TRAINING, CLASS_NAMES, Network, Training,      # noqa: E402
                      character_network, check_finite, correct_class_prior, even_class_counts,
                      read_csv, read_train, score, split_rows, write_submission)
@@ -56,8 +56,9 @@ def make_network(name, seed):
 
 
 def connected(rng):
-    """784-1024-1024-47 without convolutions, on images that are bent more strongly."""
-    layers = [PixelScaling(), Augment(8, 0.08, 0.1, 1, 0.5, rng)]
+    """784-1024-1024-47, fully connected. Its images are changed more strongly than for `large`."""
+    layers = [PixelScaling(), Augment(rotation=8, scale=0.08, shear=0.1, shift=1, elastic=0.5,
+                                      rng=rng)]
     for inputs in (28 * 28, 1024):
         layers += [FullyConnected(inputs, 1024, rng), BatchNorm(1024), ReLU(), Dropout(0.1, rng)]
     layers += [FullyConnected(1024, len(CLASS_NAMES), rng)]
@@ -124,15 +125,19 @@ def read_options(arguments):
 
 
 def check_paths(options):
-    """Refuse, before any long work, files that cannot be written or overwrite others."""
+    """Refuse, before any long work, files that cannot be written or overwrite each other."""
     paths = [options.checkpoint, options.weights, options.curve, options.submission]
     for path in paths:
         if os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise OSError(f'{path} cannot be written: expected a file in a folder that exists')
     if len(set(map(os.path.realpath, paths))) < len(paths):
         raise ValueError(f'two of the files {", ".join(paths)} are the same: choose other names')
-    data = [os.path.join(options.data, name) for name in ('train.csv', 'test.csv')]
-    if any(map(is_stand_in, data)) and 'DLAD' in os.path.basename(options.submission):
+
+
+def refuse_stand_in(options):
+    """Refuse to write predictions for the stand-in under the name of the submission."""
+    paths = [os.path.join(options.data, name) for name in ('train.csv', 'test.csv')]
+    if any(map(is_stand_in, paths)) and 'DLAD' in os.path.basename(options.submission):
         raise ValueError(f'{options.data} holds the stand-in, not the data of the competition: '
                          'name another file as --submission, and do not hand it in')
 
@@ -152,8 +157,8 @@ def read_data(folder):
     return pixels, label, test
 
 
-def start(options, pixels, label):
-    """-> the training that the options want."""
+def wanted_training(options, pixels, label):
+    """The training that the options ask for, at the first epoch."""
     train = (pixels, label)
     validation = None
     if options.validation > len(pixels) - 2:      # BatchNorm needs two rows
@@ -182,9 +187,10 @@ def save_weights(net, path):
 def run(options):
     """Train to the end, then write weights, curve and submission."""
     refuse_misplaced(options.data)
+    refuse_stand_in(options)
     check_paths(options)
     pixels, label, test = read_data(options.data)
-    training = start(options, pixels, label)
+    training = wanted_training(options, pixels, label)
     say(f'{training.net!r}\nBLAS: {blas_kernels()}, {os.cpu_count()} cores')
 
     checkpoint = Checkpoint(options.checkpoint, training)
@@ -195,7 +201,8 @@ def run(options):
     save_weights(training.net, options.weights)
     training.net.load(options.weights)      # what predicts is what was saved
     curve = pd.json_normalize(training.history, sep='_')
-    write_csv(options.curve, curve.dropna(axis=1, how='all').round(4))    # without validation
+    # Without validation its column is empty
+    write_csv(options.curve, curve.dropna(axis=1, how='all').round(4))
     say(f'Predicting, with {COPIES} augmented copies of each row')
     if training.validation:
         data, true = training.validation

@@ -71,7 +71,7 @@ def test_training_is_the_loop_written_out():
     net, expected = make_mlp(), make_mlp()
     sgd = {'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.01}
     parts, records = [], []
-    # A rate of NumPy's kind would be computed with in float64
+    # The schedule gives NumPy's float64, but the steps stay float32
     history = net.fit((rows, label), None, 2, 5, 0.1, schedule=lambda done: np.float64(1 - done),
                       seed=3, verbose=False, on_epoch=records.append, on_batch=parts.append, **sgd)
     for epoch in (1, 2):
