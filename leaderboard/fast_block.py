@@ -62,7 +62,7 @@ class Block(_Layer):
         shape = images.shape[:3] + (norm.features,)
         parts = fast_conv2d.correlate_parts(images, self.weight, values)
         if self.pools:
-            sums, winners = pool_parts(parts, shape, images.dtype)
+            sums, winners = pool_parts(parts, shape, images.dtype, in_training)
         else:
             sums, winners = fast_conv2d.join_parts(parts, shape, images.dtype), None
         mean, var = norm.running_mean, norm.running_var
@@ -75,7 +75,8 @@ class Block(_Layer):
             mean = 0      # of what is now in sums
         std = np.sqrt(var + norm.eps)
         scale = norm.weight / std
-        output = scale_shift_relu(sums, scale, norm.bias - scale * mean)
+        output = np.empty_like(sums) if in_training else sums
+        scale_shift_relu(sums, scale, norm.bias - scale * mean, output)
         self.kept = (shape, values, winners, sums, std, output) if in_training else None
         return output.transpose(2, 0, 1, 3)
 
@@ -127,12 +128,12 @@ def change(images, function, vector):
     function(rows, np.tile(vector, images.shape[2]), out=rows)
 
 
-def scale_shift_relu(images, scale, shift):
-    """-> max(0, scale * images + shift)."""
-    output = pixel_rows(images) * np.tile(scale, images.shape[2])
-    output += np.tile(shift, images.shape[2])
-    np.maximum(output, np.zeros_like(output[:1]), out=output)      # faster than with the number 0
-    return output.reshape(images.shape)
+def scale_shift_relu(images, scale, shift, output):
+    """output <- max(0, scale * images + shift)."""
+    rows = pixel_rows(output)
+    np.multiply(pixel_rows(images), np.tile(scale, images.shape[2]), out=rows)
+    rows += np.tile(shift, images.shape[2])
+    np.maximum(rows, np.zeros_like(rows[:1]), out=rows)      # faster than with the number 0
 
 
 def pixel_rows(images):
@@ -141,11 +142,11 @@ def pixel_rows(images):
     return images.reshape(height * width, rows * channels)
 
 
-def pool_parts(parts, shape, dtype):
+def pool_parts(parts, shape, dtype, in_training):
     """MaxPool2d.forward for the (slice, images) of correlate_parts, while they are in the cache.
 
-    -> the greatest of each 2 x 2 square, and which of its pixels won. An odd side gets a copy of
-    its last row or column, which loses every tie.
+    -> the greatest of each 2 x 2 square, and in training which of its pixels won. An odd side gets
+    a copy of its last row or column, which loses every tie.
     """
     height, width, rows, channels = shape
     down, across = (height + 1) // 2, (width + 1) // 2
@@ -156,11 +157,12 @@ def pool_parts(parts, shape, dtype):
         if height % 2 or width % 2:
             images = np.pad(images, ((0, height % 2), (0, width % 2), (0, 0), (0, 0)), mode='edge')
         top, bottom = images[0::2], images[1::2]
-        top_wins[:, :, part] = top >= bottom
         higher = np.maximum(top, bottom)
         left, right = higher[:, 0::2], higher[:, 1::2]
-        left_wins[:, :, part] = left >= right
-        pooled[:, :, part] = np.maximum(left, right)
+        np.maximum(left, right, out=pooled[:, :, part])
+        if in_training:
+            np.greater_equal(top, bottom, out=top_wins[:, :, part])
+            np.greater_equal(left, right, out=left_wins[:, :, part])
     return pooled, (top_wins, left_wins)
 
 

@@ -76,21 +76,12 @@ def read_rows(path):
 
 
 def summary(rows):
-    """-> a line for each network, epochs and side: means, and the least and greatest accuracy.
-
-    `ratio` is our mean time over PyTorch's, of the seeds that both have trained.
-    """
-    lines = []
-    for (network, epochs), side in itertools.product(RUNS, SIDES):
-        runs = rows[(rows.network == network) & (rows.epochs == epochs)].set_index('seed')
-        own, theirs = [runs[runs.side == one] for one in (side, PYTORCH)]
-        if len(own):
-            both = own.index.intersection(theirs.index)
-            lines.append({'network': network, 'epochs': epochs, 'side': side, 'seeds': len(own),
-                          'minutes': own.minutes.mean(), 'mean': own.augmented.mean(),
-                          'least': own.augmented.min(), 'greatest': own.augmented.max(),
-                          'ratio': own.minutes[both].mean() / theirs.minutes[both].mean()})
-    return pd.DataFrame(lines)
+    """-> a line for each network, epochs and side: means, and the least and greatest accuracy."""
+    groups = rows.groupby(['network', 'epochs', 'side'], sort=False)
+    table = groups.agg(seeds=('seed', 'size'), minutes=('minutes', 'mean'),
+                       mean=('augmented', 'mean'), least=('augmented', 'min'),
+                       greatest=('augmented', 'max'))
+    return table.reset_index()
 
 
 def draw(table, path):

@@ -14,6 +14,7 @@ part by the statistics of that part alone, as replicas on several GPUs do. Only 
 so elsewhere there is one part.
 """
 import contextlib
+import ctypes
 import functools
 import mmap
 import multiprocessing
@@ -117,6 +118,7 @@ class ParallelNetwork(Network):
         wanted = os.getpid(), self.layers + [self.loss], kinds
         if self.made_for != wanted or len(self.helpers) != self.parts - 1:
             self.helpers = []
+            keep_freed_memory()
             self.replica = Network(fuse(self.layers), self.loss, input_shape=self.input_shape)
             self.made_for = wanted
             self.helpers = [Helper(self, weights) for _ in range(1, self.parts)]
@@ -207,6 +209,17 @@ def settings_of(layer):
     if hasattr(layer, 'rng') and layer.training:
         found['rng'] = np.random.default_rng(layer.rng.integers(2 ** 63))
     return found
+
+
+def keep_freed_memory():
+    """Let the C library keep the memory of freed arrays for the next ones, where it is glibc.
+
+    Else the system takes it back, and gives it anew in every batch, page by page.
+    """
+    library = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if hasattr(library, 'mallopt'):
+        library.mallopt(-1, 2 ** 31 - 1)      # M_TRIM_THRESHOLD: what may be free, in bytes
+        library.mallopt(-3, 2 ** 25)          # M_MMAP_THRESHOLD: larger arrays are not kept
 
 
 def shared_memory(array):

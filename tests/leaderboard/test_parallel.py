@@ -325,6 +325,19 @@ def test_a_forked_child_and_this_process_do_not_share_helpers():
         np.testing.assert_allclose(net.arrays()[name], array, atol=1e-5, err_msg=name)
 
 
+@on_linux
+def test_freed_memory_is_kept_for_the_next_arrays():
+    import resource
+    cut(make_mlp()).forward(*make_rows(8))
+    faults = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        arrays = [np.ones(2 ** 18) for _ in range(50)]      # 2 MB each, in pages of 4 KB
+        del arrays
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert max(faults[1:]) < 1000, faults
+
+
 def test_one_blas_thread_while_the_parts_run_and_as_many_as_before_after_them():
     threadpoolctl = pytest.importorskip('threadpoolctl')
 
