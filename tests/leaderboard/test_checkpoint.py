@@ -192,16 +192,23 @@ def other_label():
     return TRAIN[0], label
 
 
-def other_layer(index, **changes):
-    """{} and a function that makes the network with a layer of other settings."""
+def other(part, **changes):
+    """{} and a function that makes the network with other attributes of a part of it."""
     def make():
         net = make_net(5)
-        each = net.layers[index] if index is not None else net.loss
         for name, value in changes.items():
-            assert getattr(each, name) != value
-            setattr(each, name, value)
+            assert getattr(part(net), name) != value
+            setattr(part(net), name, value)
         return net
     return {}, make
+
+
+def norm(net):
+    return net.layers[4]
+
+
+def dropout(net):
+    return net.layers[8]
 
 
 OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4}),
@@ -215,13 +222,13 @@ OTHERS = [('lr', {'lr': 0.06}), ('seed', {'seed': 1}), ('epochs', {'epochs': 4})
           ('training data', {'train': (TRAIN[0].astype(np.float64), TRAIN[1])}),
           ('validation data', {'validation': make_images(30, 3)}),
           ('validation data', {'validation': None}),
-          ('classes, parts', {}, functools.partial(make_net, Network=Network)),
+          ('classes', {}, functools.partial(make_net, Network=Network)),
           ('classes', {}, functools.partial(make_net, Conv2d=network.Conv2d)),
-          ('parts', {}, lambda: make_net(Network=functools.partial(ParallelNetwork, parts=3))),
-          ('settings', *other_layer(4, momentum=0.2)), ('settings', *other_layer(4, eps=1e-4)),
-          ('settings', *other_layer(8, p=0.3 + 1e-9)),
-          ('settings', *other_layer(8, p=np.float32(0.3 + 1e-7))),
-          ('settings', *other_layer(None, label_smoothing=1e-9))]
+          ('parts', *other(lambda net: net, parts=3)),
+          ('settings', *other(norm, momentum=0.2)), ('settings', *other(norm, eps=1e-4)),
+          ('settings', *other(dropout, p=0.3 + 1e-9)),
+          ('settings', *other(dropout, p=np.float32(0.3 + 1e-7))),
+          ('settings', *other(lambda net: net.loss, label_smoothing=1e-9))]
 
 
 @pytest.mark.parametrize('number', range(len(OTHERS)))

@@ -20,6 +20,8 @@ from parallel import ParallelNetwork
 from small_networks import (CLASSES, FEATURES, check_equal, convert, every_network, gradients,
                             make_mlp, make_random, make_rows, make_step, normal)
 
+on_linux = pytest.mark.skipif(sys.platform != 'linux', reason='there are no helpers')
+
 
 def cut(net, parts=2):
     """A ParallelNetwork of copies of the layers of `net`."""
@@ -61,6 +63,7 @@ def test_predictions_loss_and_gradients_are_those_of_the_plain_network(parts, ro
             np.testing.assert_allclose(grad, expected[name], rtol=0, atol=1e-12, err_msg=name)
 
 
+@on_linux
 @pytest.mark.parametrize('parts, rows', [(2, 8), (2, 7), (3, 6)])
 def test_running_statistics_are_the_mean_of_the_parts(parts, rows):
     net = ParallelNetwork([BatchNorm(FEATURES), FullyConnected(FEATURES, 2)],
@@ -77,6 +80,7 @@ def test_running_statistics_are_the_mean_of_the_parts(parts, rows):
     np.testing.assert_allclose(net.layers[0].running_var, [var], atol=1e-12)
 
 
+@on_linux
 def test_a_part_has_two_rows_or_more_and_a_network_one_part_or_more():
     net = cut(make_mlp(), parts=3)
     counts = [net.part_count(np.zeros((rows, FEATURES))) for rows in range(9)]
@@ -231,9 +235,6 @@ def test_an_error_of_any_part_is_raised_here_and_the_next_batch_is_right(row):
 
 
 # Processes ----------------------------------------------------------------------------------------
-
-on_linux = pytest.mark.skipif(sys.platform != 'linux', reason='there are no helpers')
-
 
 def helper_of(net):
     """The process of the helper."""
