@@ -78,8 +78,7 @@ def empty_values(images, weight):
     height, width, rows, channels = images.shape
     shape = weight.shape[:2] + (height, width, rows)
     if channels > 1:
-        tiles = Tiles(height, width, rows, channels, weight.shape[3])
-        shape = (VALUES, VALUES, tiles.count * rows, channels)
+        shape = (VALUES, VALUES, tile_count(images) * rows, channels)
     return np.empty(shape, images.dtype)
 
 
@@ -149,122 +148,102 @@ def one_channel_backward(shifted, grad, weight, needs_input_grad):
 
 # Toom and Cook ------------------------------------------------------------------------------------
 
-class Tiles(object):
-    """How images (H, W, N, channels) are cut into tiles, and the images into a few at a time."""
+def tile_pixels(size, border=0):
+    """-> for each tile along an axis, which pixels of the image it has, and which of its own.
 
-    def __init__(self, height, width, rows, channels, outputs):
-        self.down = (height + TILE - 1) // TILE           # tiles in a column
-        self.across = (width + TILE - 1) // TILE          # tiles in a row
-        self.count = self.down * self.across              # tiles of an image
-        self.full_height = TILE * self.down               # the sides with whole tiles
-        self.full_width = TILE * self.across
-        kernel_size = VALUES * VALUES * channels * outputs
-        image_size = VALUES * VALUES * self.count * (channels + outputs)
-        step = max(1, max(CACHED, kernel_size // 2) // image_size)
-        self.parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+    A tile has TILE pixels and a border around them. What is outside the image is left out.
+    """
+    found = []
+    for start in range(-border, size - border, TILE):
+        pixels = slice(max(0, start), min(size, start + TILE + 2 * border))
+        found.append((pixels, slice(pixels.start - start, pixels.stop - start)))
+    return found
 
-    def values(self, part):
-        """The slice of the tiles of some images among all tiles."""
-        return slice(part.start * self.count, part.stop * self.count)
+
+def tile_count(images):
+    """How many tiles one of the images (H, W, N, C) has."""
+    return len(tile_pixels(images.shape[0])) * len(tile_pixels(images.shape[1]))
+
+
+def image_parts(images, weight):
+    """-> for a few images at a time, the slice of the images and that of their tiles."""
+    count = tile_count(images)
+    channels, outputs = weight.shape[2:]
+    kernel_size = VALUES * VALUES * channels * outputs
+    image_size = VALUES * VALUES * count * (channels + outputs)
+    step = max(1, max(CACHED, kernel_size // 2) // image_size)
+    return [(slice(start, start + step), slice(start * count, (start + step) * count))
+            for start in range(0, images.shape[2], step)]
 
 
 def correlate_tiles(images, weight, values):
-    """correlate_parts by Toom and Cook. The values are V, (8, 8, N * tiles, C)."""
-    height, width, rows, channels = images.shape
-    tiles = Tiles(height, width, rows, channels, weight.shape[3])
+    """correlate_parts by Toom and Cook. The values are V, (8, 8, tiles * N, C)."""
     A, B, G = toom_cook(images.dtype)
     U = both_axes(G, weight)
-    for part in tiles.parts:
-        V = None if values is None else values[:, :, tiles.values(part)]
-        V = pixels_to_values(B.T, images[:, :, part], 1, tiles, V)
-        output = values_to_pixels(A.T, V @ U, tiles)
-        yield part, np.ascontiguousarray(output[:height, :width])
+    for part, tiles in image_parts(images, weight):
+        few = images[:, :, part]
+        V = empty_values(few, weight) if values is None else values[:, :, tiles]
+        pixels_to_values(B.T, few, 1, V)
+        output = np.empty(few.shape[:3] + weight.shape[3:], images.dtype)
+        values_to_pixels(A.T, V @ U, 0, output)
+        yield part, output
 
 
 def tiles_backward(V, grad, weight, needs_input_grad):
     """Gradients of correlate_tiles: every step transposed."""
-    height, width, rows, outputs = grad.shape
-    channels = V.shape[3]
-    tiles = Tiles(height, width, rows, channels, outputs)
     A, B, G = toom_cook(grad.dtype)
-    products_grad = np.empty(V.shape[:3] + (outputs,), grad.dtype)
+    products_grad = np.empty(V.shape[:3] + grad.shape[3:], grad.dtype)
+    input_grad = None
     if needs_input_grad:
         U_turned = both_axes(G, np.ascontiguousarray(weight.transpose(0, 1, 3, 2)))
-        images_grad = np.empty((height, width, rows, channels), grad.dtype)
-    for part in tiles.parts:
-        grad_part = products_grad[:, :, tiles.values(part)]
-        pixels_to_values(A, grad[:, :, part], 0, tiles, grad_part)
+        input_grad = np.empty(grad.shape[:3] + V.shape[3:], grad.dtype)
+    for part, tiles in image_parts(grad, weight):
+        grad_part = products_grad[:, :, tiles]
+        pixels_to_values(A, grad[:, :, part], 0, grad_part)
         if needs_input_grad:
-            V_grad = grad_part @ U_turned
-            padded = values_to_pixels(B, V_grad, tiles)
-            images_grad[:, :, part] = padded[1:1 + height, 1:1 + width]
+            values_to_pixels(B, grad_part @ U_turned, 1, input_grad[:, :, part])
     U_grad = V.transpose(0, 1, 3, 2) @ products_grad
-    weight_grad = both_axes(G.T, U_grad)
-    return weight_grad, images_grad if needs_input_grad else None
+    return both_axes(G.T, U_grad), input_grad
 
 
-def pixels_to_values(matrix, images, border, tiles, values=None):
-    """Apply `matrix` (8, p) to both axes of each tile of p x p pixels.
+def pixels_to_values(matrix, images, border, values):
+    """Apply `matrix` (8, p) to both axes of each tile of p x p pixels. Outside the image is 0.
 
-    Images (H, W, n, C) -> (8, 8, tiles * n, C), into `values` if given. `border` pixels of zero are
-    put around the images; tiles with a border overlap.
+    Images (H, W, n, C) -> values (8, 8, tiles * n, C), an array that is filled.
     """
     height, width, rows, channels = images.shape
-    side = matrix.shape[1]
-    shape = (tiles.full_height + 2 * border, tiles.full_width + 2 * border, rows, channels)
-    if images.shape != shape:
-        padded = np.empty(shape, images.dtype)
-        padded[:border], padded[border + height:] = 0, 0
-        padded[:, :border], padded[:, border + width:] = 0, 0
-        padded[border:border + height, border:border + width] = images
-        images = padded
-    if values is None:
-        values = np.empty((VALUES, VALUES, tiles.count * rows, channels), images.dtype)
-    images = images.reshape(shape[:2] + (rows * channels,))
-    strips = overlapping(images.transpose(1, 0, 2), tiles.down, side)      # (width, down, side, nC)
-    columns = (matrix @ strips).transpose(1, 2, 0, 3)                      # (down, 8, width, nC)
-    pixels = overlapping(columns, tiles.across, side)                      # (.., across, side, nC)
-    places = values.reshape(VALUES, VALUES, tiles.down, tiles.across, rows * channels)
-    np.matmul(matrix, pixels, out=places.transpose(2, 0, 3, 1, 4))
-    return values
+    down, across = tile_pixels(height, border), tile_pixels(width, border)
+    images = images.reshape(height, width, rows * channels)
+    columns = np.empty((len(down), VALUES) + images.shape[1:], images.dtype)
+    for i, (pixels, inner) in enumerate(down):
+        np.matmul(matrix[:, inner], images[pixels].transpose(1, 0, 2),
+                  out=columns[i].transpose(1, 0, 2))
+    values = values.reshape(VALUES, VALUES, len(down), len(across), rows * channels)
+    for j, (pixels, inner) in enumerate(across):
+        np.matmul(matrix[:, inner], columns[:, :, pixels],
+                  out=values[:, :, :, j].transpose(2, 0, 1, 3))
 
 
-def overlapping(array, count, side):
-    """A view (..., pixels, M) -> (..., count, side, M): tiles along the last axis but one."""
-    strides = array.strides[:-2] + (TILE * array.strides[-2],) + array.strides[-2:]
-    return np.lib.stride_tricks.as_strided(
-        array, array.shape[:-2] + (count, side) + array.shape[-1:], strides)
+def values_to_pixels(matrix, values, border, images):
+    """The transpose of pixels_to_values, matrix (p, 8): tiles are added where they overlap."""
+    height, width, rows, channels = images.shape
+    down, across = tile_pixels(height, border), tile_pixels(width, border)
+    images = images.reshape(height, width, rows * channels)
+    values = values.reshape(VALUES, VALUES, len(down), len(across), rows * channels)
+    columns = np.empty((len(down), VALUES) + images.shape[1:], images.dtype)
+    for j, (pixels, inner) in enumerate(across):
+        add_tile(matrix[inner], values[:, :, :, j].transpose(2, 0, 1, 3), columns[:, :, pixels],
+                 2 * border * (j > 0))
+    for i, (pixels, inner) in enumerate(down):
+        add_tile(matrix[inner], columns[i].transpose(1, 0, 2), images[pixels].transpose(1, 0, 2),
+                 2 * border * (i > 0))
 
 
-def values_to_pixels(matrix, values, tiles):
-    """Apply `matrix` (p, 8) to both axes of each tile of 8 x 8 values, and add tiles that overlap.
-
-    (8, 8, tiles * n, C) -> (height, width, n, C): p = 6 gives the tiles' outputs, p = 8 their
-    pixels with a border of 1 around the image.
-    """
-    side = len(matrix)
-    border = side - TILE      # pixels that a tile shares with the next one
-    channels = values.shape[3]
-    rows = values.shape[2] // tiles.count
-    values = values.reshape(VALUES, VALUES, tiles.down, tiles.across, rows * channels)
-    values = values.transpose(2, 0, 3, 1, 4)
-    shape = (tiles.full_height + border, tiles.full_width + border, rows, channels)
-    columns = np.empty((tiles.down, VALUES, shape[1], rows * channels), values.dtype)
-    for j in range(tiles.across):
-        add_tile(matrix, values[:, :, j], columns[:, :, TILE * j:TILE * j + side], j > 0)
-    columns = columns.reshape(tiles.down, VALUES, -1)
-    pixels = np.empty((shape[0], columns.shape[2]), values.dtype)
-    for i in range(tiles.down):
-        add_tile(matrix, columns[i], pixels[TILE * i:TILE * i + side], i > 0)
-    return pixels.reshape(shape)
-
-
-def add_tile(matrix, values, place, has_neighbour):
-    """place <- matrix @ values, added to what the tile before has in the pixels that they share."""
-    border = len(matrix) - TILE if has_neighbour else 0
-    before = place[..., :border, :].copy()
+def add_tile(matrix, values, place, shared):
+    """place <- matrix @ values, added to what the tile before has in the `shared` first pixels."""
+    before = place[..., :shared, :].copy()
     np.matmul(matrix, values, out=place)
-    place[..., :border, :] += before
+    place[..., :shared, :] += before
 
 
 def both_axes(matrix, array):
