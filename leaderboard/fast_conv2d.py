@@ -249,8 +249,9 @@ def add_tile(matrix, values, place, shared):
 def both_axes(matrix, array):
     """matrix (p, q) and an array (q, q, ...) -> (p, p, ...): the matrix applied to both axes."""
     p, q = matrix.shape
-    first = (matrix @ array.reshape(q, -1)).reshape(p, q, -1)
-    return np.matmul(matrix, first).reshape((p, p) + array.shape[2:])
+    columns = array.reshape(q, q, -1).transpose(1, 0, 2)
+    rows = (matrix @ columns).transpose(1, 0, 2)
+    return (matrix @ rows).reshape((p, p) + array.shape[2:])
 
 
 @functools.lru_cache(maxsize=None)
