@@ -12,6 +12,7 @@ import argparse
 import ast
 import atexit
 import concurrent.futures
+import contextlib
 import errno
 import itertools
 import json
@@ -183,8 +184,9 @@ def watch(client):
                       flush=True)
         finally:
             while not run.done():
-                if manager.has_kernel:
-                    os.kill(manager.provisioner.pid, signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):      # it has ended already
+                    if manager.has_kernel:
+                        os.kill(manager.provisioner.pid, signal.SIGTERM)
                 time.sleep(0.2)
             atexit.unregister(client._cleanup_kernel)      # nbclient forgets it if none starts
     run.result()
