@@ -148,14 +148,15 @@ def one_channel_backward(shifted, grad, weight, needs_input_grad):
 
 # Toom and Cook ------------------------------------------------------------------------------------
 
-def tile_pixels(size, border=0):
+def tile_pixels(size, side=TILE):
     """-> for each tile along an axis, which pixels of the image it has, and which of its own.
 
-    A tile has TILE pixels and a border around them. What is outside the image is left out.
+    A tile has `side` pixels: TILE, and a border around them. What is outside the image is left out.
     """
+    border = (side - TILE) // 2
     found = []
     for start in range(-border, size - border, TILE):
-        pixels = slice(max(0, start), min(size, start + TILE + 2 * border))
+        pixels = slice(max(0, start), min(size, start + side))
         found.append((pixels, slice(pixels.start - start, pixels.stop - start)))
     return found
 
@@ -183,9 +184,9 @@ def correlate_tiles(images, weight, values):
     for part, tiles in image_parts(images, weight):
         few = images[:, :, part]
         V = empty_values(few, weight) if values is None else values[:, :, tiles]
-        pixels_to_values(B.T, few, 1, V)
+        pixels_to_values(B.T, few, V)
         output = np.empty(few.shape[:3] + weight.shape[3:], images.dtype)
-        values_to_pixels(A.T, V @ U, 0, output)
+        values_to_pixels(A.T, V @ U, output)
         yield part, output
 
 
@@ -199,20 +200,21 @@ def tiles_backward(V, grad, weight, needs_input_grad):
         input_grad = np.empty(grad.shape[:3] + V.shape[3:], grad.dtype)
     for part, tiles in image_parts(grad, weight):
         grad_part = products_grad[:, :, tiles]
-        pixels_to_values(A, grad[:, :, part], 0, grad_part)
+        pixels_to_values(A, grad[:, :, part], grad_part)
         if needs_input_grad:
-            values_to_pixels(B, grad_part @ U_turned, 1, input_grad[:, :, part])
+            values_to_pixels(B, grad_part @ U_turned, input_grad[:, :, part])
     U_grad = V.transpose(0, 1, 3, 2) @ products_grad
     return both_axes(G.T, U_grad), input_grad
 
 
-def pixels_to_values(matrix, images, border, values):
+def pixels_to_values(matrix, images, values):
     """Apply `matrix` (8, p) to both axes of each tile of p x p pixels. Outside the image is 0.
 
     Images (H, W, n, C) -> values (8, 8, tiles * n, C), an array that is filled.
     """
     height, width, rows, channels = images.shape
-    down, across = tile_pixels(height, border), tile_pixels(width, border)
+    side = matrix.shape[1]
+    down, across = tile_pixels(height, side), tile_pixels(width, side)
     images = images.reshape(height, width, rows * channels)
     columns = np.empty((len(down), VALUES) + images.shape[1:], images.dtype)
     for i, (pixels, inner) in enumerate(down):
@@ -224,19 +226,20 @@ def pixels_to_values(matrix, images, border, values):
                   out=values[:, :, :, j].transpose(2, 0, 1, 3))
 
 
-def values_to_pixels(matrix, values, border, images):
+def values_to_pixels(matrix, values, images):
     """The transpose of pixels_to_values, matrix (p, 8): tiles are added where they overlap."""
     height, width, rows, channels = images.shape
-    down, across = tile_pixels(height, border), tile_pixels(width, border)
+    side = len(matrix)
+    down, across = tile_pixels(height, side), tile_pixels(width, side)
     images = images.reshape(height, width, rows * channels)
     values = values.reshape(VALUES, VALUES, len(down), len(across), rows * channels)
     columns = np.empty((len(down), VALUES) + images.shape[1:], images.dtype)
     for j, (pixels, inner) in enumerate(across):
         add_tile(matrix[inner], values[:, :, :, j].transpose(2, 0, 1, 3), columns[:, :, pixels],
-                 2 * border * (j > 0))
+                 side - TILE if j > 0 else 0)
     for i, (pixels, inner) in enumerate(down):
         add_tile(matrix[inner], columns[i].transpose(1, 0, 2), images[pixels].transpose(1, 0, 2),
-                 2 * border * (i > 0))
+                 side - TILE if i > 0 else 0)
 
 
 def add_tile(matrix, values, place, shared):
