@@ -11,7 +11,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.append(os.path.join(ROOT, 'report'))
 
 import build      # noqa: E402
-from minutes import summary      # noqa: E402
+import benchmark      # noqa: E402
+import minutes      # noqa: E402
 
 RUNS = os.path.join(ROOT, 'report', 'experiments.csv')
 PAGES = [os.path.relpath(path, ROOT) for name in ('README.md', '*/README.md')
@@ -59,10 +60,22 @@ def test_the_results_are_those_of_the_trainings(trainings):
     assert len(found) >= 3 and set(found) <= measured, set(found) - measured
 
 
+def test_the_ratios_are_those_of_the_benchmark():
+    times = pd.read_csv(os.path.join(ROOT, 'leaderboard', 'benchmark.csv'), comment='#')
+    table = benchmark.summary(times)
+    measured = {f'{median:.1f} | {ratio:.2f} ({least:.2f} to {greatest:.2f})'
+                for median, _, _, ratio, least, greatest in table.values}
+    found = re.findall(r'\| ([\d.]+ \| [\d.]+ \([^)]*\)) \|$', read('leaderboard/README.md'),
+                       re.MULTILINE)
+    assert len(found) == 7 and set(found) <= measured, set(found) - measured
+
+
 def test_the_table_of_the_minutes_is_that_of_the_trainings(trainings):
     """A line for each network and number of epochs: minutes, then accuracy, of both sides."""
+    known = set(minutes.RUNS)
+    assert set(zip(trainings.network, trainings.epochs)) == known, 'minutes.py does not know all'
     key = ['network', 'epochs', 'side']
-    for row in summary(trainings).itertuples():
+    for row in minutes.summary(trainings).itertuples():
         line = re.search(rf'^\| `{row.network}` \|.*\| {row.epochs} \|.*$',
                          read('leaderboard/README.md'), re.MULTILINE).group()
         runs = trainings[(trainings[key] == [row.network, row.epochs, row.side]).all(axis=1)]
